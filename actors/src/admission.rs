@@ -1,0 +1,59 @@
+//! Admission: how much may be under way at once. Mailboxes have no bound of their own, so the bound is
+//! here, before the mailbox. A permit is given back when it is dropped, whoever drops it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// So many may be inside at once.
+#[derive(Debug)]
+pub struct Gate {
+    inside: AtomicUsize,
+    max: usize,
+}
+
+/// The right to be inside.
+#[derive(Debug)]
+pub struct Permit(Arc<Gate>);
+
+impl Gate {
+    /// A gate for `max`.
+    pub fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { inside: AtomicUsize::new(0), max })
+    }
+
+    /// Goes in. `None`: full.
+    pub fn enter(self: &Arc<Self>) -> Option<Permit> {
+        self.inside
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |inside| {
+                (inside < self.max).then_some(inside + 1)
+            })
+            .ok()
+            .map(|_| Permit(Arc::clone(self)))
+    }
+
+    /// How many are inside.
+    pub fn inside(&self) -> usize {
+        self.inside.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_gate_opens_when_somebody_leaves() {
+        let gate = Gate::new(1);
+        let permit = gate.enter().expect("empty");
+        assert!(gate.enter().is_none());
+        drop(permit);
+        assert_eq!(gate.inside(), 0);
+        assert!(gate.enter().is_some());
+    }
+}

@@ -1,0 +1,561 @@
+//! The one actor that hosts any aggregate. Its life: load; then for each command decide, apply, put the
+//! events into the next row, and hold the answer until that row is durable; when no row is under way, have
+//! performed what the state owes; when nothing is owed, leave.
+//!
+//! At most one row is under way. What is decided meanwhile is the next row, so a product that everybody
+//! wants writes hundreds of decisions at once. If a row turns out not to be ours, nothing is repaired: the
+//! entity dies, everything held back becomes unknown, and it is loaded again.
+
+use std::collections::{HashMap, VecDeque};
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use serde::{Deserialize, Serialize};
+use souk_persistence::Timestamp;
+use souk_persistence::journal::{Committed, JournalError, Loaded, Row, ViewRow};
+use tokio::sync::oneshot;
+
+use crate::admission::{Gate, Permit};
+use crate::aggregate::{Aggregate, Decision, Residence};
+use crate::barrier::{Barrier, Hold};
+use crate::host::Host;
+use crate::ids::Id;
+use crate::retry::Backoff;
+
+/// The actor of an `A`.
+pub struct Entity<A>(PhantomData<fn() -> A>);
+
+impl<A> Default for Entity<A> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+/// What an entity can be sent.
+#[derive(Debug)]
+pub enum Message<A: Aggregate> {
+    /// Somebody asks.
+    Ask(Envelope<A>),
+    /// What the world answered to an effect. Delivered by name: it may be another incarnation's.
+    Answered(Effected<A>),
+    /// The row is durable; what was held for it has been released.
+    Durable(i32),
+    /// A row is not ours.
+    NotOurs,
+    /// The database refuses a row.
+    Poisoned(Arc<str>),
+    /// Look again at what is owed.
+    Wake(Permit),
+    /// Leave memory, if at rest.
+    Leave,
+}
+
+/// A command and who waits for its answer.
+#[derive(Debug)]
+pub struct Envelope<A: Aggregate> {
+    /// What is asked.
+    pub command: A::Command,
+    /// Where the answer goes.
+    pub reply: Reply<A>,
+}
+
+/// Whoever waits for an answer. Dropped unanswered it tells them that the outcome is unknown, so nobody
+/// ever waits for an actor that has died.
+#[derive(Debug)]
+pub struct Reply<A: Aggregate> {
+    /// The waiting side.
+    pub to: oneshot::Sender<Result<A::Answer, A::Rejection>>,
+    /// The place in the mailbox, free again when the answer has left.
+    pub permit: Permit,
+}
+
+/// The answer of the world, as a command.
+#[derive(Debug)]
+pub struct Effected<A: Aggregate> {
+    /// Who asked.
+    pub incarnation: u64,
+    /// The effect's name.
+    pub effect: &'static str,
+    /// What was answered.
+    pub command: A::Command,
+    /// The place in the mailbox.
+    pub permit: Permit,
+}
+
+/// How an entity begins.
+#[derive(Debug)]
+pub struct Birth<A: Aggregate> {
+    /// Where it lives.
+    pub host: Arc<Host<A>>,
+    /// Who it is.
+    pub id: Id<A>,
+    /// Which of its lives this is, unique in this process.
+    pub incarnation: u64,
+    /// Its stream is known to be empty.
+    pub is_new: bool,
+    /// How often it has failed since it last wrote a row.
+    pub failures: u32,
+    /// The bound of its mailbox.
+    pub gate: Arc<Gate>,
+}
+
+/// An entity in memory.
+pub struct Resident<A: Aggregate> {
+    birth: Birth<A>,
+    state: A,
+    created_at: Option<Timestamp>,
+    /// The time of the newest event; never goes back.
+    at: Timestamp,
+    /// The number of the newest row that the journal was given.
+    written: i32,
+    under_way: bool,
+    /// From when something is owed, as in the newest row.
+    owed: Option<Timestamp>,
+    /// Events of the next row, with their times.
+    next: Vec<(Timestamp, A::Event)>,
+    rows_since_snapshot: u32,
+    barrier: Arc<Barrier<Held<A>>>,
+    /// The command that waits for the world's word. Until it comes nothing else is decided.
+    asking: Option<Asking<A>>,
+    waiting: VecDeque<Envelope<A>>,
+    attempts: HashMap<&'static str, Attempt>,
+}
+
+type Held<A> = (Reply<A>, Result<<A as Aggregate>::Answer, <A as Aggregate>::Rejection>);
+
+struct Asking<A: Aggregate> {
+    envelope: Envelope<A>,
+    effect: &'static str,
+    unstarted: Option<A::Effect>,
+}
+
+struct Attempt {
+    failed: u32,
+    since: Timestamp,
+    state: AttemptState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AttemptState {
+    Running,
+    BackingOff {
+        until: Timestamp,
+    },
+    /// Somebody else sees to it.
+    HandedOver,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Snapshot<S> {
+    version: i32,
+    at: Timestamp,
+    state: S,
+}
+
+/// Stored data cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} of {kind} {id} cannot be read")]
+struct Unreadable {
+    what: &'static str,
+    kind: &'static str,
+    id: uuid::Uuid,
+    source: serde_json::Error,
+}
+
+impl<A: Aggregate> Actor for Entity<A> {
+    type Msg = Message<A>;
+    type State = Resident<A>;
+    type Arguments = Birth<A>;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Message<A>>,
+        birth: Birth<A>,
+    ) -> Result<Resident<A>, ActorProcessingErr> {
+        Ok(Resident::new(birth))
+    }
+
+    // Not in `pre_start`: there a failure would reach no supervisor.
+    async fn post_start(
+        &self,
+        myself: ActorRef<Message<A>>,
+        resident: &mut Resident<A>,
+    ) -> Result<(), ActorProcessingErr> {
+        if !resident.birth.is_new {
+            resident.load().await?;
+        }
+        resident.carry_on(&myself);
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message<A>>,
+        message: Message<A>,
+        resident: &mut Resident<A>,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Ask(envelope) => resident.take(envelope),
+            Message::Answered(effected) => resident.answered(&myself, effected),
+            Message::Durable(_) => {
+                resident.under_way = false;
+                if std::mem::take(&mut resident.birth.failures) > 0 {
+                    resident.birth.host.thrives(resident.birth.id);
+                }
+            }
+            Message::NotOurs => {
+                resident.birth.host.lost(resident.birth.id, resident.birth.incarnation);
+                myself.stop(Some("its row is not ours".to_owned()));
+                return Ok(());
+            }
+            Message::Poisoned(cause) => {
+                resident.birth.host.quarantine(resident.birth.id, resident.birth.incarnation, &cause);
+                myself.stop(Some("its row is refused".to_owned()));
+                return Ok(());
+            }
+            Message::Wake(permit) => drop(permit),
+            Message::Leave => {
+                resident.leave(&myself);
+                return Ok(());
+            }
+        }
+        resident.carry_on(&myself);
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: ActorRef<Message<A>>,
+        _event: ractor::SupervisionEvent,
+        _resident: &mut Resident<A>,
+    ) -> Result<(), ActorProcessingErr> {
+        // An entity has no children; the default would stop it.
+        Ok(())
+    }
+}
+
+impl<A: Aggregate> Resident<A> {
+    fn new(birth: Birth<A>) -> Self {
+        Self {
+            birth,
+            state: A::default(),
+            created_at: None,
+            at: Timestamp::default(),
+            written: 0,
+            under_way: false,
+            owed: None,
+            next: Vec::new(),
+            rows_since_snapshot: 0,
+            barrier: Arc::new(Barrier::new(0)),
+            asking: None,
+            waiting: VecDeque::new(),
+            attempts: HashMap::new(),
+        }
+    }
+
+    /// Loads it, however long the database is away: callers have deadlines of their own, and the mailbox
+    /// is bounded.
+    async fn load(&mut self) -> Result<(), ActorProcessingErr> {
+        let mut failed = 0;
+        loop {
+            match self.birth.host.journal().load(self.birth.id.uuid()).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(loaded)) => return Ok(self.rebuild(loaded)?),
+                Err(error @ JournalError::Corrupt(_)) => return Err(error.into()),
+                Err(JournalError::Unavailable(cause)) => {
+                    tracing::debug!(id = %self.birth.id, %cause, "entity cannot be loaded yet");
+                    tokio::time::sleep(Backoff::FORWARD.delay(failed, rand::random())).await;
+                    failed = failed.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    fn rebuild(&mut self, loaded: Loaded) -> Result<(), Unreadable> {
+        let id = self.birth.id.uuid();
+        let unreadable = |what| move |source| Unreadable { what, kind: A::KIND.name(), id, source };
+        if let Some(snapshot) = &loaded.snapshot {
+            let snapshot: Snapshot<A> = serde_json::from_str(snapshot).map_err(unreadable("snapshot"))?;
+            self.state = snapshot.state;
+            self.at = snapshot.at;
+        }
+        for row in &loaded.tail {
+            let events: Vec<(i64, A::Event)> =
+                serde_json::from_str(&row.events).map_err(unreadable("journal row"))?;
+            for (offset, event) in events {
+                self.at = Timestamp::from_micros(row.at.micros().saturating_add(offset));
+                self.state.apply(self.at, &event);
+            }
+        }
+        self.created_at = Some(loaded.created_at);
+        self.owed = loaded.owed;
+        self.written = loaded.version;
+        self.rows_since_snapshot = u32::try_from(loaded.tail.len()).unwrap_or(u32::MAX);
+        self.barrier = Arc::new(Barrier::new(loaded.version));
+        Ok(())
+    }
+
+    fn take(&mut self, envelope: Envelope<A>) {
+        if self.asking.is_some() {
+            self.waiting.push_back(envelope);
+        } else if !envelope.reply.to.is_closed() {
+            self.decide(envelope);
+        }
+    }
+
+    fn decide(&mut self, envelope: Envelope<A>) {
+        let at = self.now();
+        match self.state.decide(at, &envelope.command) {
+            Decision::Done { events, answer } => {
+                self.record(at, events);
+                self.hold(envelope.reply, answer);
+            }
+            Decision::AskFirst(effect) => {
+                let name = A::effect_name(&effect);
+                self.asking = Some(Asking { envelope, effect: name, unstarted: Some(effect) });
+            }
+            Decision::Unknown => drop(envelope),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.birth.host.clock().now().max(self.at)
+    }
+
+    fn record(&mut self, at: Timestamp, events: Vec<A::Event>) {
+        for event in events {
+            self.state.apply(at, &event);
+            self.at = at;
+            self.next.push((at, event));
+        }
+    }
+
+    fn hold(&self, reply: Reply<A>, answer: Result<A::Answer, A::Rejection>) {
+        let rests_on = if self.next.is_empty() { self.written } else { self.written.saturating_add(1) };
+        match self.barrier.hold(rests_on, (reply, answer)) {
+            Hold::Held => {}
+            Hold::Free(held) => release::<A>(held),
+            Hold::Broken(held) => drop(held),
+        }
+    }
+
+    fn answered(&mut self, myself: &ActorRef<Message<A>>, effected: Effected<A>) {
+        let Effected { incarnation, effect, command, permit } = effected;
+        let at = self.now();
+        let events = match self.state.decide(at, &command) {
+            Decision::Done { events, answer: _ } => events,
+            Decision::AskFirst(_) | Decision::Unknown => Vec::new(),
+        };
+        let has_led_on = !events.is_empty();
+        self.record(at, events);
+        drop(permit);
+
+        let is_own = incarnation == self.birth.incarnation;
+        let is_asked_for = is_own && self.asking.as_ref().is_some_and(|asking| asking.effect == effect);
+        if is_own {
+            self.close_attempt(myself, effect, has_led_on || is_asked_for);
+        }
+        if has_led_on || is_asked_for {
+            self.resume(has_led_on);
+        }
+    }
+
+    /// Decides again what had to wait for the world's word; drops it if there was none.
+    fn resume(&mut self, has_led_on: bool) {
+        match self.asking.take() {
+            Some(asking) if has_led_on => self.decide(asking.envelope),
+            Some(_) | None => {}
+        }
+        while self.asking.is_none() {
+            let Some(envelope) = self.waiting.pop_front() else { return };
+            self.take(envelope);
+        }
+    }
+
+    fn close_attempt(&mut self, myself: &ActorRef<Message<A>>, effect: &'static str, is_over: bool) {
+        let now = self.birth.host.clock().now();
+        let Some(attempt) = self.attempts.get_mut(effect) else { return };
+        if is_over {
+            self.attempts.remove(effect);
+            return;
+        }
+        let wait = self.birth.host.backoff(effect).delay(attempt.failed, rand::random());
+        attempt.failed = attempt.failed.saturating_add(1);
+        attempt.state = AttemptState::BackingOff { until: now + wait };
+        let delayed = attempt.since.until(now);
+        self.birth.host.report_unknown(self.birth.id, effect, attempt.failed, delayed);
+        self.wake_after(myself, wait);
+    }
+
+    fn wake_after(&self, myself: &ActorRef<Message<A>>, wait: Duration) {
+        let myself = myself.clone();
+        let gate = Arc::clone(&self.birth.gate);
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            // A full mailbox keeps it awake anyway. One that has left does not hear it.
+            if let Some(permit) = gate.enter() {
+                let _ = myself.cast(Message::Wake(permit));
+            }
+        });
+    }
+
+    fn carry_on(&mut self, myself: &ActorRef<Message<A>>) {
+        self.write(myself);
+        self.pursue();
+        if A::RESIDENCE == Residence::WhileBusy {
+            self.leave(myself);
+        }
+    }
+
+    /// Gives the next row to the journal, unless one is under way.
+    fn write(&mut self, myself: &ActorRef<Message<A>>) {
+        if self.under_way || self.next.is_empty() {
+            return;
+        }
+        let row = self.next_row();
+        let (version, view) = (row.version, self.shown(&row));
+        self.under_way = true;
+        self.written = version;
+        self.owed = row.owed;
+
+        let host = Arc::clone(&self.birth.host);
+        let barrier = Arc::clone(&self.barrier);
+        let myself = myself.clone();
+        let done = Box::new(move |committed| {
+            // Where the entity has died meanwhile nobody hears the message, and nobody needs to.
+            let _ = match committed {
+                Committed::Taken => {
+                    barrier.settle(version).into_iter().for_each(release::<A>);
+                    host.followers().publish(&view);
+                    myself.cast(Message::Durable(version))
+                }
+                Committed::NotOurs => {
+                    drop(barrier.break_open());
+                    myself.cast(Message::NotOurs)
+                }
+                Committed::Poisoned(cause) => {
+                    drop(barrier.break_open());
+                    myself.cast(Message::Poisoned(cause))
+                }
+            };
+        });
+        self.birth.host.journal().commit(row, done);
+    }
+
+    fn next_row(&mut self) -> Row {
+        let at = self.next.first().map_or(self.at, |(at, _)| *at);
+        let events: Vec<_> =
+            self.next.drain(..).map(|(then, event)| (then.micros() - at.micros(), event)).collect();
+        let version = self.written.saturating_add(1);
+        self.created_at.get_or_insert(at);
+        self.rows_since_snapshot = self.rows_since_snapshot.saturating_add(1);
+        let is_due = A::SNAPSHOT_EVERY != 0 && self.rows_since_snapshot >= A::SNAPSHOT_EVERY;
+        let snapshot = is_due.then(|| {
+            self.rows_since_snapshot = 0;
+            to_json(&Snapshot { version, at: self.at, state: &self.state })
+        });
+        Row {
+            stream: self.birth.id.uuid(),
+            version,
+            kind: A::KIND.number(),
+            slot: self.birth.id.slot().number(),
+            at,
+            updated_at: self.at,
+            events: to_json(&events),
+            owner: self.state.owner(),
+            owed: self.state.effects().into_iter().map(|(due, _)| due).min(),
+            view: to_json(&self.state.view()).into(),
+            snapshot,
+        }
+    }
+
+    fn shown(&self, row: &Row) -> ViewRow {
+        ViewRow {
+            stream: row.stream,
+            version: row.version,
+            owner: row.owner,
+            created_at: self.created_at.unwrap_or(row.at),
+            updated_at: row.updated_at,
+            view: Arc::clone(&row.view),
+        }
+    }
+
+    /// Has performed what is owed. Only what a durable row says is owed: no row is under way or waiting.
+    fn pursue(&mut self) {
+        if self.under_way || !self.next.is_empty() {
+            return;
+        }
+        if let Some(asking) = &mut self.asking
+            && let Some(effect) = asking.unstarted.take()
+        {
+            self.start(effect);
+        }
+        // Cleared without a row where somebody else has seen to it, so the row's word counts, not the
+        // state's.
+        let Some(owed) = self.owed else { return };
+        let now = self.birth.host.clock().now();
+        let effects = self.state.effects();
+        let asking = self.asking.as_ref().map(|asking| asking.effect);
+        self.attempts.retain(|name, _| {
+            asking == Some(*name) || effects.iter().any(|(_, effect)| A::effect_name(effect) == *name)
+        });
+        for (due, effect) in effects {
+            let is_due = due.max(owed) <= now;
+            let may_start = match self.attempts.get(A::effect_name(&effect)).map(|attempt| attempt.state) {
+                None => true,
+                Some(AttemptState::BackingOff { until }) => until <= now,
+                Some(AttemptState::Running | AttemptState::HandedOver) => false,
+            };
+            if is_due && may_start {
+                self.start(effect);
+            }
+        }
+    }
+
+    fn start(&mut self, effect: A::Effect) {
+        let Birth { host, id, incarnation, .. } = &self.birth;
+        let (host, id, incarnation) = (Arc::clone(host), *id, *incarnation);
+        let name = A::effect_name(&effect);
+        let attempt = self.attempts.entry(name).or_insert_with(|| Attempt {
+            failed: 0,
+            since: host.clock().now(),
+            state: AttemptState::Running,
+        });
+        if host.hand_over(id, self.written, &effect) {
+            attempt.state = AttemptState::HandedOver;
+            return;
+        }
+        attempt.state = AttemptState::Running;
+        tokio::spawn(async move {
+            let command = host.perform(id, effect).await;
+            host.deliver_answer(id, incarnation, name, command);
+        });
+    }
+
+    fn is_busy(&self) -> bool {
+        let is_pursuing = self.attempts.values().any(|attempt| match attempt.state {
+            AttemptState::Running | AttemptState::BackingOff { .. } => true,
+            AttemptState::HandedOver => false,
+        });
+        self.under_way || !self.next.is_empty() || self.asking.is_some() || is_pursuing
+    }
+
+    /// Leaves memory, if nothing is under way and nothing is on its way here.
+    fn leave(&self, myself: &ActorRef<Message<A>>) {
+        if !self.is_busy() && self.birth.host.release(self.birth.id, self.birth.incarnation) {
+            myself.stop(None);
+        }
+    }
+}
+
+fn release<A: Aggregate>((reply, answer): Held<A>) {
+    // Whoever has stopped waiting asks again.
+    let _ = reply.to.send(answer);
+    drop(reply.permit);
+}
+
+fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("events, states and views have string keys and no failing parts")
+}

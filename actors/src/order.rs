@@ -1,0 +1,702 @@
+//! The purchase: a saga that is an aggregate. Start reading here.
+//!
+//! A purchase is accepted, its stock is reserved, it is paid, and it is complete; or it turns round and
+//! what was done is undone. Every race (cancel, deadline, refusal, completion) is decided in this stream
+//! and nowhere else: the pivot is its own event [`Event::Completed`]. What the purchase owes the world is
+//! derived from where it stands ([`Order::effects`]), so a purchase that is loaded after a crash simply
+//! carries on; there is no other recovery.
+//!
+//! Who carries effects out: [`crate::world`]. Who hosts this: [`crate::entity`].
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use souk_persistence::Timestamp;
+use uuid::Uuid;
+
+use crate::account::Account;
+use crate::aggregate::{Aggregate, Decision, Kind, Residence};
+use crate::category::Category;
+use crate::ids::Id;
+use crate::money::{self, Currency};
+use crate::product::Product;
+use crate::saga::{Answered, Direction, Progress, Step, Turn};
+
+/// The definition that new orders begin with. An old one stays in the code while orders run on it.
+pub const DEFINITION: u16 = 1;
+
+const RESERVE: usize = 0;
+const CHARGE: usize = 1;
+
+/// The saga. `CREATE_ORDER`, the third step that clients know, is this stream itself.
+const STEPS: [Step<Order, Effect>; 2] = [
+    Step::new("UPDATE_PRODUCT_INVENTORY", reserve_stock).undo(release_stock),
+    Step::new("CREATE_PAYMENT", charge).undo(void),
+    // Pivot: Completed. Afterwards the order owes Settle, which cannot be refused and nobody waits for.
+];
+
+/// A purchase and the order that it makes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Order {
+    accepted: Option<Accepted>,
+    lines: Vec<Line>,
+    amount: Option<i64>,
+    progress: Option<Progress<Cause>>,
+    attention: Option<Attention>,
+    trail: Vec<TrailEntry>,
+}
+
+/// What was ordered, by whom, until when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The saga definition that it began with.
+    pub definition: u16,
+    /// Whose order it is.
+    pub customer: Id<Account>,
+    /// One per product.
+    pub items: Vec<Item>,
+    /// In which the products must be priced.
+    pub currency: Currency,
+    /// What the buyer pays with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// Hash of the request, where an idempotency key names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// When it was accepted.
+    pub at: Timestamp,
+    /// Past this, stock is not reserved and money not charged any more.
+    pub reserve_by: Timestamp,
+}
+
+/// So many of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// What.
+    pub product: Id<Product>,
+    /// How many, 1 to 1,000,000.
+    pub quantity: u32,
+}
+
+/// A line as it was when its stock was reserved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// What.
+    pub product: Id<Product>,
+    /// How many.
+    pub quantity: u32,
+    /// Of one, in minor units: what is charged.
+    pub price: i64,
+    /// Its category then.
+    pub category: Id<Category>,
+    /// Its name then.
+    pub name: String,
+    /// Its brand then.
+    pub brand: String,
+}
+
+/// Why a purchase turned round.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Less is left than was ordered.
+    InsufficientStock {
+        /// Of this product.
+        product: Id<Product>,
+    },
+    /// Unknown or withdrawn.
+    ProductNotFound {
+        /// This product.
+        product: Id<Product>,
+    },
+    /// The product is priced in another currency.
+    CurrencyMismatch {
+        /// This product.
+        product: Id<Product>,
+    },
+    /// The provider's word.
+    PaymentDeclined {
+        /// In the provider's words.
+        reason: String,
+    },
+    /// A step was not answered in time.
+    DeadlineExceeded,
+    /// By the customer.
+    Cancelled {
+        /// In the customer's words.
+        reason: Option<String>,
+    },
+    /// A participant refused what cannot be refused.
+    Refused {
+        /// In its words.
+        detail: String,
+    },
+}
+
+impl Cause {
+    /// The stable code that clients read.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InsufficientStock { .. } => "insufficient_stock",
+            Self::ProductNotFound { .. } => "product_not_found",
+            Self::CurrencyMismatch { .. } => "currency_mismatch",
+            Self::PaymentDeclined { .. } => "payment_declined",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Cancelled { .. } => "cancelled",
+            Self::Refused { .. } => "refused",
+        }
+    }
+
+    /// For people.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::InsufficientStock { product } => format!("not enough of product {product} is left"),
+            Self::ProductNotFound { product } => format!("product {product} is not for sale"),
+            Self::CurrencyMismatch { product } => format!("product {product} is priced in another currency"),
+            Self::PaymentDeclined { reason } => format!("the payment was declined: {reason}"),
+            Self::DeadlineExceeded => "a step was not answered in time".to_owned(),
+            Self::Cancelled { reason: Some(reason) } => format!("cancelled by the customer: {reason}"),
+            Self::Cancelled { reason: None } => "cancelled by the customer".to_owned(),
+            Self::Refused { detail } => detail.clone(),
+        }
+    }
+}
+
+/// A person must look: an undo was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attention {
+    /// The step's name.
+    pub step: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// What was said.
+    pub detail: String,
+}
+
+/// One thing that happened to a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrailEntry {
+    /// `UPDATE_PRODUCT_INVENTORY`, `CREATE_ORDER` or `CREATE_PAYMENT`.
+    pub step: String,
+    /// What.
+    pub status: StepStatus,
+    /// When.
+    pub created_at: Timestamp,
+    /// Why, where there is a reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// What happened to a step, in the words of the topic `purchase-result`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum StepStatus {
+    /// It is being asked.
+    Execute,
+    /// It is done.
+    Success,
+    /// It is not done.
+    Failed,
+    /// It is taken back.
+    Rollback,
+    /// It could not be taken back.
+    RollbackFailed,
+}
+
+/// What an order can be asked.
+#[derive(Debug)]
+pub enum Command {
+    /// Buy.
+    Place(Place),
+    /// The customer does not want it any more.
+    Cancel {
+        /// Who says so.
+        by: Id<Account>,
+        /// Why.
+        reason: Option<String>,
+    },
+    /// A step, or an undo, was answered.
+    StepAnswered {
+        /// Which.
+        step: usize,
+        /// Which way it was asked.
+        direction: Direction,
+        /// What was said.
+        outcome: Outcome,
+    },
+}
+
+/// A request to buy.
+#[derive(Debug)]
+pub struct Place {
+    /// Who buys.
+    pub customer: Id<Account>,
+    /// What: one per product, 1 to 100.
+    pub items: Vec<Item>,
+    /// In which currency.
+    pub currency: Currency,
+    /// What is paid with.
+    pub token: Option<String>,
+    /// Hash of the request, where an idempotency key names it.
+    pub fingerprint: Option<String>,
+    /// How long stock may take to be reserved and money to be charged.
+    pub patience: Duration,
+    /// The door knows that this cannot be bought. It is refused only if the order does not exist: what
+    /// was sold out or withdrawn since must not hide a purchase that was made.
+    pub impossible: bool,
+}
+
+/// What a step was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All stock is held, at these prices.
+    Reserved(Vec<Line>),
+    /// The money is ours.
+    Charged,
+    /// The undo is done.
+    Undone,
+    /// It did not happen and will not.
+    Refused(Cause),
+    /// Nobody knows.
+    Unknown,
+}
+
+/// What an order says to a command that it takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is accepted, now or before.
+    Placed {
+        /// As it stands.
+        status: Status,
+        /// When it was accepted.
+        at: Timestamp,
+        /// It was accepted before.
+        replayed: bool,
+    },
+    /// It will be undone.
+    Cancelled,
+    /// The answer of the step is noted, or no longer fits.
+    Noted,
+}
+
+/// Why an order does not take a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// No such order, or somebody else's.
+    NotFound,
+    /// Its end is decided otherwise.
+    TooLate,
+    /// The idempotency key names an order of another body.
+    KeyReused,
+    /// What the door knew, and no order exists.
+    Impossible,
+}
+
+/// What happened to an order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// It exists.
+    Accepted(Accepted),
+    /// Step one is done.
+    StockReserved {
+        /// At these prices.
+        lines: Vec<Line>,
+        /// Their total, in minor units.
+        amount: i64,
+    },
+    /// Step two is done; the purchase is complete.
+    Completed,
+    /// It turns round, beginning with `step`.
+    Unwinding {
+        /// The step in doubt.
+        step: usize,
+        /// Why.
+        cause: Cause,
+    },
+    /// The step is taken back.
+    Undone {
+        /// Which.
+        step: usize,
+    },
+    /// A person must look.
+    AttentionNeeded {
+        /// The step whose undo was refused.
+        step: usize,
+        /// What was said.
+        detail: String,
+    },
+}
+
+/// What an order can owe the world.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Ask every product for its part.
+    Reserve {
+        /// What.
+        items: Vec<Item>,
+        /// Priced in.
+        currency: Currency,
+        /// Not past this.
+        reserve_by: Timestamp,
+    },
+    /// Take every product's part back.
+    Release {
+        /// From these.
+        items: Vec<Item>,
+        /// Names the hold, with the order's id.
+        reserve_by: Timestamp,
+    },
+    /// Charge the customer.
+    Charge(Terms),
+    /// Take the charge back.
+    Void(Terms),
+    /// Tell every product that its hold is sold.
+    Settle {
+        /// These.
+        items: Vec<Item>,
+        /// Names the hold, with the order's id.
+        reserve_by: Timestamp,
+    },
+}
+
+/// What is to be paid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Terms {
+    /// By whom.
+    pub customer: Id<Account>,
+    /// In minor units.
+    pub amount: i64,
+    /// ISO 4217.
+    pub currency: Currency,
+    /// With what.
+    pub token: Option<String>,
+    /// Not past this.
+    pub reserve_by: Timestamp,
+}
+
+/// What the buyer is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Under way.
+    Pending,
+    /// Bought.
+    Completed,
+    /// Refused; what was done is being undone.
+    Failed,
+    /// By the customer; likewise.
+    Cancelled,
+}
+
+/// What readers see of a purchase and its order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    /// As it stands. `Pending` changes once; the others never.
+    pub status: Status,
+    /// Whose.
+    pub customer_id: Id<Account>,
+    /// ISO 4217.
+    pub currency_code: Currency,
+    /// What was ordered.
+    pub items: Vec<Item>,
+    /// What was reserved; empty before.
+    pub lines: Vec<Line>,
+    /// The total, once it is known.
+    pub amount: Option<i64>,
+    /// What happened.
+    pub steps: Vec<TrailEntry>,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// A person must look.
+    pub attention: Option<Attention>,
+    /// Nothing is being done or undone any more.
+    pub at_rest: bool,
+}
+
+/// Why a purchase failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Stable.
+    pub code: String,
+    /// For people.
+    pub detail: String,
+}
+
+fn reserve_stock(order: &Order) -> Effect {
+    let accepted = order.known();
+    Effect::Reserve {
+        items: accepted.items.clone(),
+        currency: accepted.currency,
+        reserve_by: accepted.reserve_by,
+    }
+}
+
+fn release_stock(order: &Order) -> Effect {
+    let accepted = order.known();
+    Effect::Release { items: accepted.items.clone(), reserve_by: accepted.reserve_by }
+}
+
+fn charge(order: &Order) -> Effect {
+    Effect::Charge(order.terms())
+}
+
+fn void(order: &Order) -> Effect {
+    Effect::Void(order.terms())
+}
+
+impl Order {
+    fn known(&self) -> &Accepted {
+        self.accepted.as_ref().expect("an order has steps only once it is accepted")
+    }
+
+    fn terms(&self) -> Terms {
+        let accepted = self.known();
+        Terms {
+            customer: accepted.customer,
+            amount: self.amount.expect("an order is charged only once its stock is reserved"),
+            currency: accepted.currency,
+            token: accepted.token.clone(),
+            reserve_by: accepted.reserve_by,
+        }
+    }
+
+    fn status(&self) -> Status {
+        match &self.progress {
+            None | Some(Progress::Forward { .. }) => Status::Pending,
+            Some(Progress::Completed) => Status::Completed,
+            Some(Progress::Unwinding { cause, .. } | Progress::Unwound { cause }) => match cause {
+                Cause::Cancelled { .. } => Status::Cancelled,
+                Cause::InsufficientStock { .. }
+                | Cause::ProductNotFound { .. }
+                | Cause::CurrencyMismatch { .. }
+                | Cause::PaymentDeclined { .. }
+                | Cause::DeadlineExceeded
+                | Cause::Refused { .. } => Status::Failed,
+            },
+        }
+    }
+
+    fn place(&self, at: Timestamp, place: &Place) -> Decision<Self> {
+        let Some(accepted) = &self.accepted else {
+            if place.impossible {
+                return Decision::reject(Rejection::Impossible);
+            }
+            let accepted = Accepted {
+                definition: DEFINITION,
+                customer: place.customer,
+                items: place.items.clone(),
+                currency: place.currency,
+                token: place.token.clone(),
+                fingerprint: place.fingerprint.clone(),
+                at,
+                reserve_by: at + place.patience,
+            };
+            let answer = Answer::Placed { status: Status::Pending, at, replayed: false };
+            return Decision::event(Event::Accepted(accepted), answer);
+        };
+        if accepted.fingerprint != place.fingerprint || accepted.customer != place.customer {
+            return Decision::reject(Rejection::KeyReused);
+        }
+        Decision::answer(Answer::Placed { status: self.status(), at: accepted.at, replayed: true })
+    }
+
+    fn cancel(&self, by: Id<Account>, reason: Option<&String>) -> Decision<Self> {
+        let Some(progress) = self.progress.as_ref().filter(|_| self.known().customer == by) else {
+            return Decision::reject(Rejection::NotFound);
+        };
+        match progress {
+            Progress::Forward { step } => {
+                let cause = Cause::Cancelled { reason: reason.cloned() };
+                Decision::event(Event::Unwinding { step: *step, cause }, Answer::Cancelled)
+            }
+            Progress::Unwinding { cause, .. } | Progress::Unwound { cause } => match cause {
+                Cause::Cancelled { .. } => Decision::answer(Answer::Cancelled),
+                Cause::InsufficientStock { .. }
+                | Cause::ProductNotFound { .. }
+                | Cause::CurrencyMismatch { .. }
+                | Cause::PaymentDeclined { .. }
+                | Cause::DeadlineExceeded
+                | Cause::Refused { .. } => Decision::reject(Rejection::TooLate),
+            },
+            Progress::Completed => Decision::reject(Rejection::TooLate),
+        }
+    }
+
+    fn step_answered(
+        &self,
+        at: Timestamp,
+        step: usize,
+        direction: Direction,
+        outcome: &Outcome,
+    ) -> Vec<Event> {
+        let Some(progress) = &self.progress else { return Vec::new() };
+        let answered = match outcome {
+            Outcome::Reserved(_) | Outcome::Charged | Outcome::Undone => Answered::Yes,
+            Outcome::Refused(cause) => Answered::No(cause.clone()),
+            Outcome::Unknown => Answered::Unknown,
+        };
+        let expired = (at >= self.known().reserve_by).then_some(Cause::DeadlineExceeded);
+        match progress.turn(step, direction, answered, expired) {
+            Turn::Advance => match outcome {
+                Outcome::Reserved(lines) => self.reserved(lines),
+                Outcome::Charged => vec![Event::Completed],
+                Outcome::Undone | Outcome::Refused(_) | Outcome::Unknown => Vec::new(),
+            },
+            Turn::TurnRound { step, cause } => vec![Event::Unwinding { step, cause }],
+            Turn::Undone => vec![Event::Undone { step }],
+            Turn::NeedsPerson(_) if self.attention.is_some() => Vec::new(),
+            Turn::NeedsPerson(cause) => vec![Event::AttentionNeeded { step, detail: cause.detail() }],
+            Turn::Nothing => Vec::new(),
+        }
+    }
+
+    fn reserved(&self, lines: &[Line]) -> Vec<Event> {
+        match money::total(lines.iter().map(|line| (line.price, line.quantity))) {
+            Some(amount) => vec![Event::StockReserved { lines: lines.to_vec(), amount }],
+            None => {
+                let cause = Cause::Refused { detail: "the total exceeds every bound".to_owned() };
+                vec![Event::Unwinding { step: RESERVE, cause }]
+            }
+        }
+    }
+
+    fn note(&mut self, at: Timestamp, step: &str, status: StepStatus, detail: Option<String>) {
+        self.trail.push(TrailEntry { step: step.to_owned(), status, created_at: at, detail });
+    }
+}
+
+impl Aggregate for Order {
+    const KIND: Kind = Kind::Order;
+    const SNAPSHOT_EVERY: u32 = 0;
+    const RESIDENCE: Residence = Residence::WhileBusy;
+
+    type Command = Command;
+    type Answer = Answer;
+    type Rejection = Rejection;
+    type Event = Event;
+    type Effect = Effect;
+    type View = Option<View>;
+
+    fn decide(&self, at: Timestamp, command: &Command) -> Decision<Self> {
+        match command {
+            Command::Place(place) => self.place(at, place),
+            Command::Cancel { by, reason } => self.cancel(*by, reason.as_ref()),
+            Command::StepAnswered { step, direction, outcome } => {
+                let events = self.step_answered(at, *step, *direction, outcome);
+                Decision::Done { events, answer: Ok(Answer::Noted) }
+            }
+        }
+    }
+
+    fn apply(&mut self, at: Timestamp, event: &Event) {
+        match event {
+            Event::Accepted(accepted) => {
+                self.accepted = Some(accepted.clone());
+                self.progress = Some(Progress::Forward { step: RESERVE });
+                self.note(at, STEPS[RESERVE].name, StepStatus::Execute, None);
+            }
+            Event::StockReserved { lines, amount } => {
+                self.lines.clone_from(lines);
+                self.amount = Some(*amount);
+                self.progress = Some(Progress::Forward { step: CHARGE });
+                self.note(at, STEPS[RESERVE].name, StepStatus::Success, None);
+                self.note(at, "CREATE_ORDER", StepStatus::Success, None);
+                self.note(at, STEPS[CHARGE].name, StepStatus::Execute, None);
+            }
+            Event::Completed => {
+                self.progress = Some(Progress::Completed);
+                self.note(at, STEPS[CHARGE].name, StepStatus::Success, None);
+            }
+            Event::Unwinding { step, cause } => {
+                self.progress = Some(Progress::Unwinding { step: *step, cause: cause.clone() });
+                let detail = Some(cause.code().to_owned());
+                self.note(at, STEPS[*step].name, StepStatus::Failed, detail);
+            }
+            Event::Undone { step } => {
+                self.attention = None;
+                self.note(at, STEPS[*step].name, StepStatus::Rollback, None);
+                let Some(Progress::Unwinding { cause, .. }) = self.progress.take() else { return };
+                self.progress = Some(match step.checked_sub(1) {
+                    Some(step) => {
+                        self.note(at, "CREATE_ORDER", StepStatus::Rollback, None);
+                        Progress::Unwinding { step, cause }
+                    }
+                    None => Progress::Unwound { cause },
+                });
+            }
+            Event::AttentionNeeded { step, detail } => {
+                let name = STEPS[*step].name;
+                self.note(at, name, StepStatus::RollbackFailed, Some(detail.clone()));
+                self.attention = Some(Attention { step: name.to_owned(), since: at, detail: detail.clone() });
+            }
+        }
+    }
+
+    fn effects(&self) -> Vec<(Timestamp, Effect)> {
+        let (Some(accepted), Some(progress), None) = (&self.accepted, &self.progress, &self.attention) else {
+            return Vec::new();
+        };
+        let effect = match progress {
+            Progress::Forward { step } => (STEPS[*step].ask)(self),
+            Progress::Unwinding { step, .. } => (STEPS[*step].undo)(self),
+            Progress::Completed => {
+                Effect::Settle { items: accepted.items.clone(), reserve_by: accepted.reserve_by }
+            }
+            Progress::Unwound { .. } => return Vec::new(),
+        };
+        // The same time in every row: a row that moves it costs an index entry, and a node that takes
+        // over must carry on at once.
+        vec![(accepted.at, effect)]
+    }
+
+    fn effect_name(effect: &Effect) -> &'static str {
+        match effect {
+            Effect::Reserve { .. } => "reserve",
+            Effect::Release { .. } => "release",
+            Effect::Charge(_) => "charge",
+            Effect::Void(_) => "void",
+            Effect::Settle { .. } => "settle",
+        }
+    }
+
+    fn view(&self) -> Option<View> {
+        let accepted = self.accepted.as_ref()?;
+        let failure = match &self.progress {
+            Some(Progress::Unwinding { cause, .. } | Progress::Unwound { cause }) => {
+                Some(Failure { code: cause.code().to_owned(), detail: cause.detail() })
+            }
+            None | Some(Progress::Forward { .. } | Progress::Completed) => None,
+        };
+        Some(View {
+            status: self.status(),
+            customer_id: accepted.customer,
+            currency_code: accepted.currency,
+            items: accepted.items.clone(),
+            lines: self.lines.clone(),
+            amount: self.amount,
+            steps: self.trail.clone(),
+            failure,
+            attention: self.attention.clone(),
+            at_rest: matches!(self.progress, Some(Progress::Completed | Progress::Unwound { .. })),
+        })
+    }
+
+    fn owner(&self) -> Option<Uuid> {
+        self.accepted.as_ref().map(|accepted| accepted.customer.uuid())
+    }
+}
+
+/// The effect that asks (`step`, `direction`), for whoever reports its answer.
+pub fn step_of(effect: &Effect) -> Option<(usize, Direction)> {
+    match effect {
+        Effect::Reserve { .. } => Some((RESERVE, Direction::Forward)),
+        Effect::Release { .. } => Some((RESERVE, Direction::Undo)),
+        Effect::Charge(_) => Some((CHARGE, Direction::Forward)),
+        Effect::Void(_) => Some((CHARGE, Direction::Undo)),
+        Effect::Settle { .. } => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "order_tests.rs"]
+mod tests;

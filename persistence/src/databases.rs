@@ -1,0 +1,262 @@
+//! The databases of the services: made where they are missing, migrated, checked, and held by one node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row as _};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::migrate::{Service, migrate};
+use crate::postgres::PostgresJournal;
+
+/// Locks a database for one node, until nodes can share: "souk" in ASCII.
+const NODE_LOCK: i64 = 0x736f_756b;
+/// A killed predecessor's connection may linger so long.
+const LOCK_MAX: Duration = Duration::from_secs(10);
+const LOCK_AGAIN: Duration = Duration::from_millis(250);
+/// How often it is made sure that the lock is still ours.
+const LOCK_CHECK: Duration = Duration::from_secs(2);
+/// The oldest server whose behaviour the journal's statement was tried on.
+const SERVER_MIN: i32 = 150_000;
+
+/// Where the databases are: one server for all, or a URL for each.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "each is the URL of its service, and goes before the server's")]
+pub struct DatabaseUrls {
+    /// A server: the databases are made on it.
+    pub server: Option<String>,
+    pub account: Option<String>,
+    pub product: Option<String>,
+    pub order: Option<String>,
+    pub payment: Option<String>,
+}
+
+/// Why the databases cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabasesError {
+    /// Neither a URL of its own nor a server.
+    #[error("no URL for {0}: set database.url or the URL of the service")]
+    Missing(&'static str),
+    /// Not a PostgreSQL URL. The URL is not shown: it may hold a password.
+    #[error("the URL for {database} is not a PostgreSQL URL")]
+    Url {
+        /// Whose.
+        database: &'static str,
+        /// What is wrong.
+        source: sqlx::Error,
+    },
+    /// The server does not answer.
+    #[error("{database} cannot be reached")]
+    Unreachable {
+        /// Which.
+        database: &'static str,
+        /// What was said.
+        source: sqlx::Error,
+    },
+    /// It cannot be migrated.
+    #[error("{database} cannot be migrated")]
+    Migrate {
+        /// Which.
+        database: &'static str,
+        /// What was said.
+        source: sqlx::migrate::MigrateError,
+    },
+    /// A setting of the server would lose what was promised.
+    #[error("the server of {database} has {setting} = {value}, which would lose what was acknowledged")]
+    Unsafe {
+        /// Which.
+        database: &'static str,
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// Too old.
+    #[error("the server of {database} is PostgreSQL {version}; 15 or newer is needed")]
+    TooOld {
+        /// Which.
+        database: &'static str,
+        /// What it says it is.
+        version: String,
+    },
+    /// Another Souk has it.
+    #[error("{database} is in use by another Souk; nodes cannot share databases yet")]
+    InUse {
+        /// Which.
+        database: &'static str,
+    },
+}
+
+/// The journals of the services, held by this node.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each is the journal of its service")]
+pub struct Databases {
+    pub account: Arc<PostgresJournal>,
+    pub product: Arc<PostgresJournal>,
+    pub order: Arc<PostgresJournal>,
+    pub payment: Arc<PostgresJournal>,
+    keepers: Vec<JoinHandle<()>>,
+    is_lost: watch::Receiver<bool>,
+}
+
+impl Drop for Databases {
+    fn drop(&mut self) {
+        self.keepers.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Databases {
+    /// Makes, migrates, checks and takes the databases. `pool_size`: the most connections of readers, each.
+    pub async fn open(urls: &DatabaseUrls, pool_size: u32) -> Result<Self, DatabasesError> {
+        let (lose, is_lost) = watch::channel(false);
+        let mut keepers = Vec::new();
+        let mut journals = Vec::new();
+        for service in Service::ALL {
+            let options = options(urls, service)?;
+            let lock = take(service, &options).await?;
+            let database = service.database();
+            migrate(service, &options)
+                .await
+                .map_err(|source| DatabasesError::Migrate { database, source })?;
+            keepers.push(tokio::spawn(keep(lock, options.clone(), database, lose.clone())));
+            journals.push(PostgresJournal::open(database, options, pool_size));
+        }
+        let [account, product, order, payment] =
+            journals.try_into().expect("there are four services, each with a journal");
+        Ok(Self { account, product, order, payment, keepers, is_lost })
+    }
+
+    /// Turns true when another Souk has taken a database: this one must stop.
+    pub fn is_lost(&self) -> watch::Receiver<bool> {
+        self.is_lost.clone()
+    }
+}
+
+fn options(urls: &DatabaseUrls, service: Service) -> Result<PgConnectOptions, DatabasesError> {
+    let database = service.database();
+    let own = match service {
+        Service::Account => &urls.account,
+        Service::Product => &urls.product,
+        Service::Order => &urls.order,
+        Service::Payment => &urls.payment,
+    };
+    let parse = |url: &String| {
+        url.parse::<PgConnectOptions>().map_err(|source| DatabasesError::Url { database, source })
+    };
+    let options = match (own, &urls.server) {
+        (Some(own), _) => parse(own)?,
+        (None, Some(server)) => parse(server)?.database(database),
+        (None, None) => return Err(DatabasesError::Missing(database)),
+    };
+    Ok(options.application_name("souk").disable_statement_logging())
+}
+
+/// Connects, makes the database if it is missing, checks the server, and takes the lock.
+async fn take(service: Service, options: &PgConnectOptions) -> Result<PgConnection, DatabasesError> {
+    let database = service.database();
+    let unreachable = |source| DatabasesError::Unreachable { database, source };
+    let mut connection = match options.connect().await {
+        // 3D000: there is no such database.
+        Err(error) if error.as_database_error().and_then(|e| e.code()).as_deref() == Some("3D000") => {
+            make(options).await.map_err(unreachable)?;
+            options.connect().await.map_err(unreachable)?
+        }
+        connected => connected.map_err(unreachable)?,
+    };
+    check(database, &mut connection).await?;
+    let deadline = Instant::now() + LOCK_MAX;
+    while !lock(&mut connection).await.map_err(unreachable)? {
+        if Instant::now() >= deadline {
+            return Err(DatabasesError::InUse { database });
+        }
+        tokio::time::sleep(LOCK_AGAIN).await;
+    }
+    Ok(connection)
+}
+
+async fn make(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
+    let name = options.get_database().unwrap_or_default().replace('"', "\"\"");
+    let mut connection = options.clone().database("postgres").connect().await?;
+    // The name comes from the operator's own URL or is ours; it is quoted, as it cannot be bound.
+    let made =
+        sqlx::query(AssertSqlSafe(format!("create database \"{name}\""))).execute(&mut connection).await;
+    match made {
+        // 42P04, 23505: somebody else has just made it.
+        Err(error) => match error.as_database_error().and_then(|e| e.code()).as_deref() {
+            Some("42P04" | "23505") => Ok(()),
+            Some(_) | None => Err(error),
+        },
+        Ok(_) => connection.close().await,
+    }
+}
+
+async fn check(database: &'static str, connection: &mut PgConnection) -> Result<(), DatabasesError> {
+    let row = sqlx::query(
+        "select current_setting('server_version_num')::int, current_setting('server_version'),
+                current_setting('fsync'), current_setting('synchronous_commit'),
+                current_setting('full_page_writes')",
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(|source| DatabasesError::Unreachable { database, source })?;
+    let text = |column: usize| row.try_get::<String, _>(column).unwrap_or_default();
+    if row.try_get::<i32, _>(0).unwrap_or(0) < SERVER_MIN {
+        return Err(DatabasesError::TooOld { database, version: text(1) });
+    }
+    for (setting, value, is_safe) in [
+        ("fsync", text(2), text(2) == "on"),
+        // Every other value still waits for the local flush.
+        ("synchronous_commit", text(3), text(3) != "off"),
+        ("full_page_writes", text(4), text(4) == "on"),
+    ] {
+        if !is_safe {
+            return Err(DatabasesError::Unsafe { database, setting, value });
+        }
+    }
+    Ok(())
+}
+
+async fn lock(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let query = sqlx::query("select pg_try_advisory_lock($1)").bind(NODE_LOCK);
+    query.fetch_one(connection).await?.try_get(0)
+}
+
+/// Keeps the lock: if its connection is lost, as when the server restarts, it is taken anew.
+async fn keep(
+    mut held: PgConnection,
+    options: PgConnectOptions,
+    database: &'static str,
+    lose: watch::Sender<bool>,
+) {
+    loop {
+        tokio::time::sleep(LOCK_CHECK).await;
+        if held.ping().await.is_ok() {
+            continue;
+        }
+        match take_again(&options).await {
+            Ok(Some(connection)) => held = connection,
+            Ok(None) => {
+                tracing::error!(database, "another Souk has taken the database: this one must stop");
+                lose.send_replace(true);
+                return;
+            }
+            Err(error) => tracing::warn!(database, %error, "database cannot be reached"),
+        }
+    }
+}
+
+/// `None`: somebody else has it, and keeps it.
+async fn take_again(options: &PgConnectOptions) -> Result<Option<PgConnection>, sqlx::Error> {
+    let mut connection = options.connect().await?;
+    let deadline = Instant::now() + LOCK_MAX;
+    while !lock(&mut connection).await? {
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        tokio::time::sleep(LOCK_AGAIN).await;
+    }
+    Ok(Some(connection))
+}

@@ -1,0 +1,18 @@
+//! Everything that talks to a store: the journal and its group commit, the embedded server, the payment
+//! provider.
+//!
+//! Start at [`journal`]: the contract that the rest of Souk stands on. Nothing here knows what an order is.
+
+pub mod databases;
+pub mod embedded;
+pub mod journal;
+pub mod memory;
+pub mod migrate;
+pub mod postgres;
+pub mod provider;
+pub mod sandbox;
+mod statement;
+mod timestamp;
+mod writer;
+
+pub use timestamp::Timestamp;

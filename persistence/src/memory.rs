@@ -1,0 +1,308 @@
+//! The journal in memory: the same contract and the same writer, for tests and simulation. Loses what it
+//! is told to lose.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde_json::Value;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::Timestamp;
+use crate::journal::{
+    Done, Journal, JournalError, ListQuery, Loaded, Owed, Reschedule, Row, StoredRow, ViewRow,
+};
+use crate::statement::CommitError;
+use crate::writer::{Batch, Store, Writer};
+
+/// What happens to a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It does not reach the store, and nobody is told so.
+    LoseRequest,
+    /// It is stored, and nobody is told so.
+    LoseAnswer,
+}
+
+/// A journal that lives as long as it is held.
+pub struct MemoryJournal {
+    writer: Writer,
+    stored: Arc<Mutex<Stored>>,
+    is_paused: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Stored {
+    entities: HashMap<Uuid, Entity>,
+    journal: BTreeMap<(Uuid, i32), (i16, StoredRow)>,
+    faults: VecDeque<Fault>,
+    poisoned: HashSet<Uuid>,
+    is_away: bool,
+    sent: usize,
+}
+
+struct Entity {
+    row: Row,
+    batch: Uuid,
+    created_at: Timestamp,
+}
+
+impl fmt::Debug for MemoryJournal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryJournal").finish_non_exhaustive()
+    }
+}
+
+impl MemoryJournal {
+    /// An empty journal.
+    pub fn open(name: &str) -> Arc<Self> {
+        let stored = Arc::new(Mutex::default());
+        let (is_paused, paused) = watch::channel(false);
+        let store = MemoryStore { stored: Arc::clone(&stored), paused };
+        Arc::new(Self { writer: Writer::start(name, store), stored, is_paused })
+    }
+
+    /// These happen to the next commits, one each.
+    pub fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.lock().faults.extend(faults);
+    }
+
+    /// Every row of this stream is refused from now on.
+    pub fn poison(&self, stream: Uuid) {
+        self.lock().poisoned.insert(stream);
+    }
+
+    /// Holds commits back, or lets them go on.
+    pub fn pause(&self, is_paused: bool) {
+        self.is_paused.send_replace(is_paused);
+    }
+
+    /// Reading fails, or works again.
+    pub fn away(&self, is_away: bool) {
+        self.lock().is_away = is_away;
+    }
+
+    /// How many commits have been sent, repeated ones counted.
+    pub fn sent(&self) -> usize {
+        self.lock().sent
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Stored> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Stored) -> Result<T, JournalError>) -> Result<T, JournalError> {
+        let stored = self.lock();
+        match stored.is_away {
+            true => Err(JournalError::Unavailable("the journal is away".into())),
+            false => read(&stored),
+        }
+    }
+}
+
+struct MemoryStore {
+    stored: Arc<Mutex<Stored>>,
+    paused: watch::Receiver<bool>,
+}
+
+impl Store for MemoryStore {
+    async fn commit(&mut self, batch: &Batch) -> Result<Vec<Uuid>, CommitError> {
+        // An error: the journal has been dropped, and nobody can pause it any more.
+        let _ = self.paused.wait_for(|is_paused| !is_paused).await;
+        tokio::task::yield_now().await;
+        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        stored.sent += 1;
+        match stored.faults.pop_front() {
+            None => stored.commit(batch),
+            Some(Fault::LoseRequest) => Err(CommitError::Unknown("the request was lost".into())),
+            Some(Fault::LoseAnswer) => {
+                stored.commit(batch)?;
+                Err(CommitError::Unknown("the answer was lost".into()))
+            }
+        }
+    }
+
+    fn reset(&mut self) {}
+}
+
+impl Stored {
+    fn commit(&mut self, batch: &Batch) -> Result<Vec<Uuid>, CommitError> {
+        let is_json = |text: &str| serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok();
+        let is_refused = batch
+            .rows
+            .iter()
+            .any(|row| self.poisoned.contains(&row.stream) || !is_json(&row.events) || !is_json(&row.view));
+        if is_refused {
+            return Err(CommitError::Refused("a row is poisoned".into()));
+        }
+        for Reschedule { stream, version, owed } in &batch.reschedules {
+            if let Some(entity) = self.entities.get_mut(stream)
+                && entity.row.version == *version
+            {
+                entity.row.owed = *owed;
+            }
+        }
+        Ok(batch.rows.iter().filter_map(|row| self.take(row, batch.id)).collect())
+    }
+
+    fn take(&mut self, row: &Row, batch: Uuid) -> Option<Uuid> {
+        let before = self.entities.get(&row.stream);
+        let stands_at = before.map_or(0, |entity| entity.row.version);
+        let is_repeated = before.is_some_and(|entity| entity.batch == batch) && stands_at == row.version;
+        if !is_repeated {
+            if stands_at != row.version - 1 {
+                return None;
+            }
+            let mut row = row.clone();
+            let created_at = before.map_or(row.at, |entity| entity.created_at);
+            if let Some(before) = before {
+                row.owner = before.row.owner;
+                row.snapshot = row.snapshot.or_else(|| before.row.snapshot.clone());
+            }
+            let stored = StoredRow { version: row.version, at: row.at, events: row.events.clone() };
+            self.journal.insert((row.stream, row.version), (row.kind, stored));
+            self.entities.insert(row.stream, Entity { row, batch, created_at });
+        }
+        Some(row.stream)
+    }
+
+    fn snapshot_version(&self, stream: Uuid) -> Result<i32, JournalError> {
+        let snapshot = self.entities.get(&stream).and_then(|entity| entity.row.snapshot.as_ref());
+        let Some(snapshot) = snapshot else { return Ok(0) };
+        let snapshot: Value = serde_json::from_str(snapshot)
+            .map_err(|error| JournalError::Corrupt(error.to_string().into()))?;
+        let version = snapshot["version"].as_i64().and_then(|version| i32::try_from(version).ok());
+        version.ok_or_else(|| JournalError::Corrupt("a snapshot has no version".into()))
+    }
+
+    fn load(&self, stream: Uuid) -> Result<Option<Loaded>, JournalError> {
+        let Some(entity) = self.entities.get(&stream) else { return Ok(None) };
+        let behind = self.snapshot_version(stream)?;
+        let tail = self.journal.range((stream, behind + 1)..=(stream, i32::MAX));
+        Ok(Some(Loaded {
+            version: entity.row.version,
+            owed: entity.row.owed,
+            created_at: entity.created_at,
+            updated_at: entity.row.updated_at,
+            snapshot: entity.row.snapshot.clone(),
+            tail: tail.map(|(_, (_, row))| row.clone()).collect(),
+        }))
+    }
+
+    fn list(&self, query: &ListQuery) -> Vec<ViewRow> {
+        let mut rows: Vec<_> = self
+            .entities
+            .values()
+            .filter(|entity| entity.row.kind == query.kind && fits(&entity.row, query))
+            .map(Entity::view)
+            .filter(|row| query.after.is_none_or(|after| (row.created_at, row.stream) < after))
+            .collect();
+        rows.sort_by_key(|row| std::cmp::Reverse((row.created_at, row.stream)));
+        rows.truncate(usize::try_from(query.limit).unwrap_or(0));
+        rows
+    }
+}
+
+fn fits(row: &Row, query: &ListQuery) -> bool {
+    let view: Value = serde_json::from_str(&row.view).unwrap_or(Value::Null);
+    view["gone"] != Value::Bool(true)
+        && query.owner.is_none_or(|owner| row.owner == Some(owner))
+        && query.equal.iter().all(|(name, value)| view[name].as_str() == Some(value))
+}
+
+impl Entity {
+    fn view(&self) -> ViewRow {
+        ViewRow {
+            stream: self.row.stream,
+            version: self.row.version,
+            owner: self.row.owner,
+            created_at: self.created_at,
+            updated_at: self.row.updated_at,
+            view: Arc::clone(&self.row.view),
+        }
+    }
+}
+
+impl Journal for MemoryJournal {
+    fn commit(&self, row: Row, done: Done) {
+        self.writer.commit(row, done);
+    }
+
+    fn load(&self, stream: Uuid) -> BoxFuture<'_, Result<Option<Loaded>, JournalError>> {
+        async move {
+            self.writer.passed(stream).await;
+            self.read(|stored| stored.load(stream))
+        }
+        .boxed()
+    }
+
+    fn owed(
+        &self,
+        slots: RangeInclusive<i16>,
+        before: Timestamp,
+        after: Option<(Timestamp, Uuid)>,
+        limit: i64,
+    ) -> BoxFuture<'_, Result<Vec<Owed>, JournalError>> {
+        let owed = self.read(|stored| {
+            let mut owed: Vec<_> = stored
+                .entities
+                .values()
+                .filter(|entity| slots.contains(&entity.row.slot))
+                .filter_map(|Entity { row, .. }| {
+                    Some(Owed { stream: row.stream, kind: row.kind, since: row.owed? })
+                })
+                .filter(|owed| owed.since <= before && after.is_none_or(|a| (owed.since, owed.stream) > a))
+                .collect();
+            owed.sort_by_key(|owed| (owed.since, owed.stream));
+            owed.truncate(usize::try_from(limit).unwrap_or(0));
+            Ok(owed)
+        });
+        async move { owed }.boxed()
+    }
+
+    fn reschedule(&self, change: Reschedule) {
+        self.writer.reschedule(change);
+    }
+
+    fn views(&self, kind: i16, streams: Vec<Uuid>) -> BoxFuture<'_, Result<Vec<ViewRow>, JournalError>> {
+        let views = self.read(|stored| {
+            let known = streams.iter().filter_map(|stream| stored.entities.get(stream));
+            Ok(known.filter(|entity| entity.row.kind == kind).map(Entity::view).collect())
+        });
+        async move { views }.boxed()
+    }
+
+    fn list(&self, query: ListQuery) -> BoxFuture<'_, Result<Vec<ViewRow>, JournalError>> {
+        let rows = self.read(|stored| Ok(stored.list(&query)));
+        async move { rows }.boxed()
+    }
+
+    fn forget(&self, kinds: Vec<i16>, limit: i64) -> BoxFuture<'_, Result<u64, JournalError>> {
+        let mut stored = self.lock();
+        let past: Vec<_> = stored
+            .journal
+            .iter()
+            .filter(|((stream, version), (kind, _))| {
+                kinds.contains(kind) && stored.snapshot_version(*stream).is_ok_and(|covers| *version < covers)
+            })
+            .map(|(key, _)| *key)
+            .take(usize::try_from(limit).unwrap_or(0))
+            .collect();
+        for key in &past {
+            stored.journal.remove(key);
+        }
+        async move { Ok(past.len() as u64) }.boxed()
+    }
+
+    fn backlog(&self) -> usize {
+        self.writer.backlog()
+    }
+
+    fn flushed(&self) -> BoxFuture<'_, ()> {
+        self.writer.flushed().boxed()
+    }
+}

@@ -1,0 +1,253 @@
+//! The journal on PostgreSQL: a connection of its own for the writer, a small pool for readers.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use sqlx::{ConnectOptions, Connection, Row as _};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::Timestamp;
+use crate::journal::{
+    Done, Journal, JournalError, ListQuery, Loaded, Owed, Reschedule, Row, StoredRow, ViewRow,
+};
+use crate::statement::{self, CommitError};
+use crate::writer::{Batch, Store, Writer};
+
+/// A reader waits so long for a connection before the journal counts as unavailable.
+const ACQUIRE_MAX: Duration = Duration::from_secs(3);
+/// The writer waits so long for a new connection before it tries again.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+const LOAD: &str = "
+select e.version, e.owed, e.created_at, e.updated_at, e.snapshot::text, j.version, j.at, j.events::text
+from entity e
+left join journal j on j.stream = e.stream and j.version > coalesce((e.snapshot ->> 'version')::int, 0)
+where e.stream = $1
+order by j.version";
+
+const OWED: &str = "
+select stream, kind, owed from entity
+where slot between $1 and $2 and owed is not null and owed <= $3 and (owed, stream) > ($4, $5)
+order by owed, stream limit $6";
+
+const VIEWS: &str = "
+select stream, version, owner, created_at, updated_at, view::text from entity
+where kind = $1 and stream = any($2)";
+
+/// One text for each index: a condition that is sometimes absent would spoil both plans.
+const LIST: &str = "
+select stream, version, owner, created_at, updated_at, view::text from entity e
+where kind = $1 and (created_at, stream) < ($2, $3) and (view ->> 'gone') is distinct from 'true'
+  and not exists (select from unnest($4::text[], $5::text[]) as f(name, value)
+                  where (e.view ->> f.name) is distinct from f.value)
+order by created_at desc, stream desc limit $6";
+
+const LIST_OWNED: &str = "
+select stream, version, owner, created_at, updated_at, view::text from entity e
+where kind = $1 and (created_at, stream) < ($2, $3) and (view ->> 'gone') is distinct from 'true'
+  and not exists (select from unnest($4::text[], $5::text[]) as f(name, value)
+                  where (e.view ->> f.name) is distinct from f.value)
+  and owner = $7
+order by created_at desc, stream desc limit $6";
+
+const FORGET: &str = "
+delete from journal j using (
+  select j.stream, j.version from journal j join entity e using (stream)
+  where j.kind = any($1) and j.version < (e.snapshot ->> 'version')::int
+  limit $2) past
+where j.stream = past.stream and j.version = past.version";
+
+/// The journal of one service on PostgreSQL.
+pub struct PostgresJournal {
+    pool: PgPool,
+    writer: Writer,
+    name: String,
+}
+
+impl fmt::Debug for PostgresJournal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresJournal").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl PostgresJournal {
+    /// Opens the journal in a migrated database. `pool_size`: the most connections of readers. Connects
+    /// when it is first used.
+    pub fn open(name: &str, options: PgConnectOptions, pool_size: u32) -> Arc<Self> {
+        let options = options.application_name(&format!("souk {name}")).disable_statement_logging();
+        let pool = PgPoolOptions::new()
+            .max_connections(pool_size)
+            .acquire_timeout(ACQUIRE_MAX)
+            .connect_lazy_with(options.clone());
+        // A plan per batch size would cost a millisecond each; a held lock must not hold the writer.
+        let session = [("plan_cache_mode", "force_generic_plan"), ("jit", "off"), ("lock_timeout", "2s")];
+        let store = PostgresStore { options: options.options(session), connection: None };
+        Arc::new(Self { pool, writer: Writer::start(name, store), name: name.to_owned() })
+    }
+
+    async fn load_passed(&self, stream: Uuid) -> Result<Option<Loaded>, JournalError> {
+        self.writer.passed(stream).await;
+        let rows = sqlx::query(LOAD).bind(stream).fetch_all(&self.pool).await.map_err(unavailable)?;
+        let Some(first) = rows.first() else { return Ok(None) };
+        let mut tail = Vec::new();
+        for row in &rows {
+            if let Some(version) = row.try_get(5).map_err(corrupt)? {
+                let events = row.try_get(7).map_err(corrupt)?;
+                tail.push(StoredRow { version, at: moment(row, 6)?, events });
+            }
+        }
+        let owed: Option<OffsetDateTime> = first.try_get(1).map_err(corrupt)?;
+        Ok(Some(Loaded {
+            version: first.try_get(0).map_err(corrupt)?,
+            owed: owed.map(Timestamp::from_offset),
+            created_at: moment(first, 2)?,
+            updated_at: moment(first, 3)?,
+            snapshot: first.try_get(4).map_err(corrupt)?,
+            tail,
+        }))
+    }
+}
+
+impl Journal for PostgresJournal {
+    fn commit(&self, row: Row, done: Done) {
+        self.writer.commit(row, done);
+    }
+
+    fn load(&self, stream: Uuid) -> BoxFuture<'_, Result<Option<Loaded>, JournalError>> {
+        self.load_passed(stream).boxed()
+    }
+
+    fn owed(
+        &self,
+        slots: RangeInclusive<i16>,
+        before: Timestamp,
+        after: Option<(Timestamp, Uuid)>,
+        limit: i64,
+    ) -> BoxFuture<'_, Result<Vec<Owed>, JournalError>> {
+        let (after, behind) = after.unwrap_or((Timestamp::default(), Uuid::nil()));
+        async move {
+            let rows = sqlx::query(OWED)
+                .bind(*slots.start())
+                .bind(*slots.end())
+                .bind(before.to_offset())
+                .bind(after.to_offset())
+                .bind(behind)
+                .bind(limit)
+                .fetch_all(&self.pool)
+                .await
+                .map_err(unavailable)?;
+            let owed = |row: &PgRow| {
+                let (stream, kind) = (row.try_get(0).map_err(corrupt)?, row.try_get(1).map_err(corrupt)?);
+                Ok(Owed { stream, kind, since: moment(row, 2)? })
+            };
+            rows.iter().map(owed).collect()
+        }
+        .boxed()
+    }
+
+    fn reschedule(&self, change: Reschedule) {
+        self.writer.reschedule(change);
+    }
+
+    fn views(&self, kind: i16, streams: Vec<Uuid>) -> BoxFuture<'_, Result<Vec<ViewRow>, JournalError>> {
+        async move {
+            let rows = sqlx::query(VIEWS).bind(kind).bind(streams).fetch_all(&self.pool).await;
+            rows.map_err(unavailable)?.iter().map(view).collect()
+        }
+        .boxed()
+    }
+
+    fn list(&self, query: ListQuery) -> BoxFuture<'_, Result<Vec<ViewRow>, JournalError>> {
+        let ListQuery { kind, owner, equal, after, limit } = query;
+        // Behind nothing is before the end of time.
+        let end = Timestamp::parse("9999-12-31T23:59:59Z").unwrap_or_default();
+        let (after, behind) = after.unwrap_or((end, Uuid::max()));
+        let (names, values): (Vec<_>, Vec<_>) = equal.into_iter().unzip();
+        async move {
+            let query = sqlx::query(if owner.is_some() { LIST_OWNED } else { LIST })
+                .bind(kind)
+                .bind(after.to_offset())
+                .bind(behind)
+                .bind(names)
+                .bind(values)
+                .bind(limit);
+            let query = match owner {
+                Some(owner) => query.bind(owner),
+                None => query,
+            };
+            query.fetch_all(&self.pool).await.map_err(unavailable)?.iter().map(view).collect()
+        }
+        .boxed()
+    }
+
+    fn forget(&self, kinds: Vec<i16>, limit: i64) -> BoxFuture<'_, Result<u64, JournalError>> {
+        async move {
+            let done = sqlx::query(FORGET).bind(kinds).bind(limit).execute(&self.pool).await;
+            Ok(done.map_err(unavailable)?.rows_affected())
+        }
+        .boxed()
+    }
+
+    fn backlog(&self) -> usize {
+        self.writer.backlog()
+    }
+
+    fn flushed(&self) -> BoxFuture<'_, ()> {
+        self.writer.flushed().boxed()
+    }
+}
+
+fn moment(row: &PgRow, column: usize) -> Result<Timestamp, JournalError> {
+    row.try_get::<OffsetDateTime, _>(column).map(Timestamp::from_offset).map_err(corrupt)
+}
+
+fn view(row: &PgRow) -> Result<ViewRow, JournalError> {
+    Ok(ViewRow {
+        stream: row.try_get(0).map_err(corrupt)?,
+        version: row.try_get(1).map_err(corrupt)?,
+        owner: row.try_get(2).map_err(corrupt)?,
+        created_at: moment(row, 3)?,
+        updated_at: moment(row, 4)?,
+        view: row.try_get::<&str, _>(5).map_err(corrupt)?.into(),
+    })
+}
+
+fn unavailable(error: sqlx::Error) -> JournalError {
+    JournalError::Unavailable(error.to_string().into())
+}
+
+fn corrupt(error: sqlx::Error) -> JournalError {
+    JournalError::Corrupt(error.to_string().into())
+}
+
+struct PostgresStore {
+    options: PgConnectOptions,
+    connection: Option<PgConnection>,
+}
+
+impl Store for PostgresStore {
+    async fn commit(&mut self, batch: &Batch) -> Result<Vec<Uuid>, CommitError> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => {
+                let connecting = tokio::time::timeout(CONNECT_MAX, PgConnection::connect_with(&self.options));
+                let connection = match connecting.await {
+                    Ok(connection) => connection.map_err(|error| CommitError::Unknown(error.into()))?,
+                    Err(elapsed) => return Err(CommitError::Unknown(elapsed.into())),
+                };
+                self.connection.insert(connection)
+            }
+        };
+        statement::commit(connection, batch).await
+    }
+
+    fn reset(&mut self) {
+        self.connection = None;
+    }
+}

@@ -1,0 +1,71 @@
+//! A proxy in front of PostgreSQL that can swallow an answer: it forwards a request whole, and cuts both
+//! connections before the first byte of the answer has come back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A request that carries this is one whose answer may be swallowed.
+const MARK: &[u8] = b"swallow";
+
+pub struct Proxy {
+    pub port: u16,
+    to_swallow: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    pub async fn start(server: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let to_swallow = Arc::new(AtomicUsize::new(0));
+        let shared = Arc::clone(&to_swallow);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    let server = TcpStream::connect(("127.0.0.1", server)).await.expect("the server");
+                    // An error is a cut connection, which is what a proxy is here for.
+                    let _ = pass(client, server, &shared).await;
+                });
+            }
+        });
+        Self { port, to_swallow }
+    }
+
+    /// The answers to the next `count` requests that carry the mark are swallowed.
+    pub fn swallow(&self, count: usize) {
+        self.to_swallow.store(count, Ordering::SeqCst);
+    }
+
+    pub fn left(&self) -> usize {
+        self.to_swallow.load(Ordering::SeqCst)
+    }
+}
+
+async fn pass(mut client: TcpStream, mut server: TcpStream, to_swallow: &AtomicUsize) -> std::io::Result<()> {
+    let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
+    let mut is_swallowing = false;
+    loop {
+        tokio::select! {
+            read = client.read(&mut up) => match read? {
+                0 => return Ok(()),
+                read => {
+                    let is_marked = up[..read].windows(MARK.len()).any(|window| window == MARK);
+                    if is_marked && to_swallow.load(Ordering::SeqCst) > 0 {
+                        to_swallow.fetch_sub(1, Ordering::SeqCst);
+                        is_swallowing = true;
+                    }
+                    server.write_all(&up[..read]).await?;
+                }
+            },
+            read = server.read(&mut down) => match read? {
+                0 => return Ok(()),
+                // The server has answered, so it has worked; nobody shall know.
+                _ if is_swallowing => return Ok(()),
+                read => client.write_all(&down[..read]).await?,
+            },
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What the end-to-end suite stands on: a Souk as a process of its own, a shopper that talks to it over
+//! HTTP, and the laws that must hold whatever happened.
+
+pub mod laws;
+pub mod process;
+pub mod shopper;
