@@ -1,1 +1,29 @@
-//! Placeholder while the workspace is laid out.
+//! The door: HTTP in front of the shop, and the command line.
+//!
+//! Start at [`app::router`]: every route. A handler decodes, asks an entity or reads a view, and encodes;
+//! it decides nothing. What every request passes: [`layers`]. What is served how: [`server`].
+
+pub mod app;
+
+pub mod accounts;
+pub mod categories;
+pub mod health;
+pub mod orders;
+pub mod payments;
+pub mod pings;
+pub mod products;
+pub mod purchases;
+
+pub mod body;
+pub mod params;
+pub mod problem;
+
+pub mod passwords;
+pub mod tokens;
+
+pub mod docs;
+pub mod layers;
+pub mod node;
+pub mod server;
+pub mod telemetry;
+pub mod trace;

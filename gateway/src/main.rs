@@ -1,1 +1,163 @@
-fn main() {}
+//! `souk`: the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use souk_config::{Overrides, Settings};
+use souk_gateway::node::Node;
+use souk_gateway::telemetry;
+use tokio::signal::unix::{SignalKind, signal};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A shop in which every aggregate is a supervised actor and every purchase is a saga that survives crashes.
+#[derive(Debug, Parser)]
+#[command(name = "souk", version, after_help = "\
+Examples:
+  souk serve                                  a shop of its own on http://127.0.0.1:8080, data in ./data
+  souk serve --listen 127.0.0.1:0             on a free port
+  SOUK__DATABASE__URL=postgres://… souk serve on a PostgreSQL server that runs already
+  souk config                                 every setting, as it is in force
+
+Settings: default < souk.toml or --config FILE < environment (SOUK__SECTION__KEY) < flag.
+Exit codes: 0 ended as asked, 1 failed, 2 wrong usage or settings.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Opens the shop and serves until SIGTERM or Ctrl-C.
+    ///
+    /// Without a database URL it starts a PostgreSQL server of its own under the data folder. On SIGTERM it
+    /// drains: /readyz turns false, no new purchases are taken, those under way end or are left, durable,
+    /// to the next start. A second signal ends it at once; nothing is lost by that either.
+    Serve {
+        /// Where to listen [default: 127.0.0.1:8080]
+        #[arg(long, value_name = "ADDRESS")]
+        listen: Option<SocketAddr>,
+        #[command(flatten)]
+        settings: SettingsFlags,
+    },
+    /// Prints the settings in force as TOML, secrets masked.
+    Config {
+        #[command(flatten)]
+        settings: SettingsFlags,
+    },
+    /// Prints the version.
+    Version,
+}
+
+#[derive(Debug, Args)]
+struct SettingsFlags {
+    /// The folder of what is Souk's own [default: data]
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+    /// A file of settings [default: souk.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl SettingsFlags {
+    fn load(self, listen: Option<SocketAddr>) -> Result<Settings, souk_config::SettingsError> {
+        // A variable that is not Unicode is none of ours.
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Settings::load(self.config.as_deref(), environment, Overrides { listen, data: self.data })
+    }
+}
+
+fn main() -> ExitCode {
+    let (settings, is_serve) = match Cli::parse().command {
+        Command::Version => {
+            println!("souk {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Command::Config { settings } => (settings.load(None), false),
+        Command::Serve { listen, settings } => (settings.load(listen), true),
+    };
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("souk: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if !is_serve {
+        print!("{}", settings.masked_toml());
+        return ExitCode::SUCCESS;
+    }
+    match serve(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("souk: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(settings: Settings) -> Result<()> {
+    telemetry::log(&settings.log.filter, settings.log.format)?;
+    let metrics = telemetry::record()?;
+    // Two providers in a graph make rustls panic at first use; there is one, and it is named all the same.
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a TLS provider is installed twice"))?;
+    let threads = match settings.runtime.worker_threads {
+        0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
+        threads => threads,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    runtime.block_on(async {
+        let mut interrupts = signal(SignalKind::interrupt())?;
+        let mut terminations = signal(SignalKind::terminate())?;
+        let mut next = async move || {
+            tokio::select! {
+                _ = interrupts.recv() => {}
+                _ = terminations.recv() => {}
+            }
+        };
+        let data = settings.data.clone();
+        let node = tokio::select! {
+            node = Node::open(settings, metrics) => node?,
+            () = next() => return Ok(()),
+        };
+        welcome(&node, &data)?;
+        let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
+        let running = node.run(async move {
+            // An error: the other end waits no more, which is a reason to stop too.
+            let _ = stopping.await;
+        });
+        tokio::pin!(running);
+        tokio::select! {
+            ended = &mut running => return Ok(ended?),
+            () = next() => drop(stop),
+        }
+        tokio::select! {
+            ended = &mut running => Ok(ended?),
+            () = next() => anyhow::bail!("ended by a second signal; what was under way is taken up by the next start"),
+        }
+    })
+}
+
+fn welcome(node: &Node, data: &std::path::Path) -> Result<()> {
+    let address = node.address().context("ask for the address")?;
+    println!("Souk is open at http://{address}");
+    println!();
+    println!("  API               http://{address}/api/v1");
+    println!("  browse the API    http://{address}/docs");
+    println!("  health, metrics   http://{address}/readyz  http://{address}/metrics");
+    match node.database_port() {
+        Some(port) => println!("  data              {} (PostgreSQL on port {port})", data.display()),
+        None => println!("  data              {}", data.display()),
+    }
+    println!("  first steps       README.md, \"A first purchase\", or `make demo` in another terminal");
+    println!();
+    println!("Ctrl-C stops it; what is under way is finished or taken up by the next start.");
+    Ok(())
+}

@@ -1,0 +1,270 @@
+//! What handlers share, who calls them, and the router of it all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::middleware::from_fn_with_state;
+use metrics_exporter_prometheus::PrometheusHandle;
+use moka::sync::Cache;
+use souk_actors::account::Account;
+use souk_actors::admission::Gate;
+use souk_actors::directory::Housed;
+use souk_actors::money::Currency;
+use souk_actors::{Clock, Directory, Id, Shop, Timestamp};
+use souk_config::{Settings, millis};
+use souk_persistence::journal::{JournalError, ListQuery, ViewRow};
+use tokio::sync::watch;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use uuid::Uuid;
+
+use crate::layers::{RequestLimits, pass};
+use crate::params::Page;
+use crate::passwords::{Passwords, PasswordsError};
+use crate::problem::{Code, Problem};
+use crate::tokens::Tokens;
+use crate::{accounts, categories, docs, health, orders, payments, pings, products, purchases};
+
+/// So many products' currencies are remembered: what the door must know of a product before it is ordered.
+const PRODUCTS_KNOWN: u64 = 100_000;
+const KNOWN_FOR: Duration = Duration::from_secs(60);
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+struct Inner {
+    shop: Shop,
+    clock: Clock,
+    tokens: Tokens,
+    passwords: Passwords,
+    shop_currency: Currency,
+    known_products: Cache<Uuid, Currency>,
+    settings: Settings,
+    metrics: PrometheusHandle,
+    draining: watch::Receiver<bool>,
+}
+
+/// What an [`App`] is made of.
+#[expect(missing_docs, reason = "each is what its type says")]
+pub struct Ingredients {
+    pub shop: Shop,
+    pub clock: Clock,
+    pub tokens: Tokens,
+    pub passwords: Passwords,
+    pub shop_currency: Currency,
+    pub settings: Settings,
+    pub metrics: PrometheusHandle,
+    /// Turns true when the node begins to go away.
+    pub draining: watch::Receiver<bool>,
+}
+
+impl App {
+    /// What handlers share.
+    pub fn new(parts: Ingredients) -> Self {
+        let Ingredients { shop, clock, tokens, passwords, shop_currency, settings, metrics, draining } = parts;
+        let known_products =
+            Cache::builder().max_capacity(PRODUCTS_KNOWN).time_to_live(KNOWN_FOR).build();
+        Self(Arc::new(Inner {
+            shop,
+            clock,
+            tokens,
+            passwords,
+            shop_currency,
+            known_products,
+            settings,
+            metrics,
+            draining,
+        }))
+    }
+
+    /// No handler shares it any more.
+    pub fn is_sole(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
+    /// The shop, back, once no handler shares it any more.
+    pub fn into_shop(self) -> Option<Shop> {
+        Arc::into_inner(self.0).map(|inner| inner.shop)
+    }
+
+    /// The shop.
+    pub fn shop(&self) -> &Shop {
+        &self.0.shop
+    }
+
+    /// Finds entities.
+    pub fn directory(&self) -> &Directory {
+        self.0.shop.directory()
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    /// Seals and opens tokens.
+    pub fn tokens(&self) -> &Tokens {
+        &self.0.tokens
+    }
+
+    /// Hashes and checks passwords.
+    pub fn passwords(&self) -> &Passwords {
+        &self.0.passwords
+    }
+
+    /// The currency of a product that names none.
+    pub fn shop_currency(&self) -> Currency {
+        self.0.shop_currency
+    }
+
+    /// Currencies of products that were for sale a moment ago.
+    pub fn known_products(&self) -> &Cache<Uuid, Currency> {
+        &self.0.known_products
+    }
+
+    /// Every setting.
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// The largest body, in bytes.
+    pub fn body_limit(&self) -> usize {
+        self.0.settings.gateway.body_limit_bytes
+    }
+
+    /// How long an ask may take.
+    pub fn patience(&self) -> Duration {
+        // A request waits for a row of its own and perhaps for one before it.
+        millis(self.0.settings.actors.ask_ms) * 2
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &PrometheusHandle {
+        &self.0.metrics
+    }
+
+    /// The node goes away.
+    pub fn is_draining(&self) -> bool {
+        *self.0.draining.borrow()
+    }
+
+    /// Tells when the node goes away.
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.0.draining.clone()
+    }
+
+    /// The stored view of one entity.
+    pub async fn view<A: Housed>(&self, id: Uuid) -> Result<Option<ViewRow>, Problem> {
+        Ok(self.views::<A>(vec![id]).await?.pop())
+    }
+
+    /// The stored views of entities that exist.
+    pub async fn views<A: Housed>(&self, ids: Vec<Uuid>) -> Result<Vec<ViewRow>, Problem> {
+        Ok(self.directory().journal::<A>().views(A::KIND.number(), ids).await?)
+    }
+
+    /// One more view than the page holds, newest first.
+    pub async fn list<A: Housed>(
+        &self,
+        owner: Option<Uuid>,
+        equal: Vec<(String, String)>,
+        page: Page,
+    ) -> Result<Vec<ViewRow>, Problem> {
+        let query =
+            ListQuery { kind: A::KIND.number(), owner, equal, after: page.after, limit: page.limit + 1 };
+        Ok(self.directory().journal::<A>().list(query).await?)
+    }
+}
+
+impl From<JournalError> for Problem {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Unavailable(cause) => {
+                tracing::warn!(%cause, "journal cannot be read");
+                Problem::new(Code::Unavailable, "the database does not answer")
+            }
+            JournalError::Corrupt(cause) => {
+                tracing::error!(%cause, "stored data cannot be read");
+                Problem::new(Code::Internal, "stored data cannot be read")
+            }
+        }
+    }
+}
+
+impl From<PasswordsError> for Problem {
+    fn from(error: PasswordsError) -> Self {
+        match error {
+            PasswordsError::Overloaded => {
+                Problem::new(Code::TooManyRequests, "too many people log in at once")
+            }
+            PasswordsError::Broken => Problem::new(Code::Internal, "a password cannot be checked"),
+        }
+    }
+}
+
+/// A view, decoded.
+pub fn decode<T: serde::de::DeserializeOwned>(row: &ViewRow) -> Result<T, Problem> {
+    serde_json::from_str(&row.view).map_err(|error| {
+        tracing::error!(stream = %row.stream, %error, "stored view cannot be read");
+        Problem::new(Code::Internal, "stored data cannot be read")
+    })
+}
+
+/// Who calls, by a valid access token.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller(pub Id<Account>);
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let unauthenticated = |detail: &str| Problem::new(Code::Unauthenticated, detail);
+        let header = parts.headers.get(AUTHORIZATION).ok_or_else(|| unauthenticated("no access token"))?;
+        let token = header
+            .to_str()
+            .ok()
+            .and_then(|text| text.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim())
+            .ok_or_else(|| unauthenticated("the access token follows the word Bearer"))?;
+        let access = app
+            .tokens()
+            .open_access(token, app.now())
+            .map_err(|_| unauthenticated("the access token is not valid, or over"))?;
+        Ok(Self(Id::from(access.account)))
+    }
+}
+
+/// Every route, and what every request passes.
+pub fn router(app: App) -> Router {
+    let settings = &app.settings().gateway;
+    let limits = RequestLimits {
+        gate: Gate::new(settings.requests_max),
+        timeout: millis(settings.request_timeout_ms),
+    };
+    let api = OpenApiRouter::new()
+        .merge(accounts::routes())
+        .merge(categories::routes())
+        .merge(products::routes())
+        .merge(purchases::routes())
+        .merge(orders::routes())
+        .merge(payments::routes())
+        .merge(pings::routes());
+    let (router, description) = OpenApiRouter::with_openapi(docs::Api::openapi())
+        .nest("/api/v1", api)
+        .merge(health::routes())
+        .split_for_parts();
+    router
+        .merge(docs::routes(description))
+        .fallback(async || Problem::new(Code::NotFound, "there is no such path"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(Code::MethodNotAllowed, "the path does not know this method")
+        })
+        .layer(from_fn_with_state(limits, pass))
+        .with_state(app)
+}

@@ -1,0 +1,228 @@
+//! A node: databases, shop and door, opened in order and closed in the opposite one.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use metrics_exporter_prometheus::PrometheusHandle;
+use souk_actors::host::Limits;
+use souk_actors::{Clock, Journals, Pace, Shop};
+use souk_config::{Provider, SecretUrl, Settings, millis};
+use souk_persistence::databases::{DatabaseUrls, Databases};
+use souk_persistence::embedded::{Embedded, EmbeddedSettings};
+use souk_persistence::provider::PaymentProvider;
+use souk_persistence::sandbox::SandboxProvider;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::app::{App, Ingredients, router};
+use crate::passwords::Passwords;
+use crate::server::{ServerLimits, serve};
+use crate::tokens::Tokens;
+
+/// Requests under way get so long to end before the shop is closed.
+const REQUESTS_DRAIN: Duration = Duration::from_secs(5);
+/// Load balancers get so long to see that the node is not ready any more.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// A node, open.
+pub struct Node {
+    embedded: Option<Embedded>,
+    databases: Databases,
+    app: App,
+    listener: TcpListener,
+    settings: Settings,
+    drain: watch::Sender<bool>,
+}
+
+/// Why a node has ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// Another Souk has the databases.
+    #[error("another Souk has taken the databases")]
+    Lost,
+    /// Supervised actors ended again and again.
+    #[error("supervised actors end again and again")]
+    GaveUp,
+}
+
+impl Node {
+    /// Opens everything: from then on purchases that were left unfinished go on.
+    pub async fn open(settings: Settings, metrics: PrometheusHandle) -> Result<Self> {
+        let data = &settings.data;
+        std::fs::create_dir_all(data).with_context(|| format!("make {}", data.display()))?;
+        let listen = settings.gateway.listen;
+        let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
+        let embedded = match settings.database.is_embedded() {
+            true => {
+                let binaries = settings.database.binaries.clone();
+                let embedded = EmbeddedSettings { data: data.clone(), binaries };
+                Some(Embedded::start(&embedded).await.context("start the embedded database")?)
+            }
+            false => None,
+        };
+        let urls = urls(&settings, embedded.as_ref());
+        let opened = Databases::open(&urls, settings.database.pool_size).await;
+        let databases = match opened {
+            Ok(databases) => databases,
+            Err(error) => {
+                if let Some(embedded) = embedded {
+                    embedded.stop().await;
+                }
+                return Err(error).context("open the databases");
+            }
+        };
+        let clock = Clock::System;
+        let shop = shop(&settings, &databases, clock).await?;
+        let password = &settings.password;
+        let (drain, draining) = watch::channel(false);
+        let app = App::new(Ingredients {
+            shop,
+            clock,
+            tokens: Tokens::new(&[token_key(&settings)?])?,
+            passwords: Passwords::new(password.concurrency, password.waiting_max)?,
+            shop_currency: settings.gateway.shop_currency.parse().context("gateway.shop_currency")?,
+            settings: settings.clone(),
+            metrics,
+            draining,
+        });
+        Ok(Self { embedded, databases, app, listener, settings, drain })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The port of the embedded database.
+    pub fn database_port(&self) -> Option<u16> {
+        self.embedded.as_ref().map(Embedded::port)
+    }
+
+    /// Serves until `shutdown` resolves or the node ends by itself, then closes everything in order: not
+    /// ready, no new purchases, requests end, purchases end or are left to the next start, rows are
+    /// durable, the embedded database stops.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Ended> {
+        let Self { embedded, databases, app, listener, settings, drain } = self;
+        let (mut lost, mut failed) = (databases.is_lost(), app.shop().has_failed());
+        let drain_max = millis(settings.shutdown.drain_ms);
+        let limits = ServerLimits {
+            header_timeout: millis(settings.gateway.header_timeout_ms),
+            header_bytes: settings.gateway.header_limit_bytes,
+            connections: settings.gateway.connections_max,
+            drain: REQUESTS_DRAIN.min(drain_max),
+        };
+        let (end, mut ended) = watch::channel(None);
+        let stopping = async {
+            let why = tokio::select! {
+                () = shutdown => None,
+                _ = lost.wait_for(|lost| *lost) => Some(Ended::Lost),
+                _ = failed.wait_for(|failed| *failed) => Some(Ended::GaveUp),
+            };
+            tracing::info!("draining");
+            drain.send_replace(true);
+            tokio::time::sleep(GRACE).await;
+            end.send_replace(why);
+        };
+        serve(listener, router(app.clone()), limits, stopping).await;
+        // Handlers that were cut off let go of the shop a moment later.
+        if let Some(shop) = sole(app, REQUESTS_DRAIN).await {
+            shop.stop(drain_max).await;
+        }
+        drop(databases);
+        if let Some(embedded) = embedded {
+            embedded.stop().await;
+        }
+        match ended.borrow_and_update().as_ref() {
+            None => Ok(()),
+            Some(Ended::Lost) => Err(Ended::Lost),
+            Some(Ended::GaveUp) => Err(Ended::GaveUp),
+        }
+    }
+}
+
+async fn sole(app: App, within: Duration) -> Option<Shop> {
+    let deadline = tokio::time::Instant::now() + within;
+    while !app.is_sole() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    app.into_shop()
+}
+
+fn urls(settings: &Settings, embedded: Option<&Embedded>) -> DatabaseUrls {
+    let database = &settings.database;
+    let reveal = |url: &Option<SecretUrl>| url.as_ref().map(|url| url.reveal().to_owned());
+    DatabaseUrls {
+        server: embedded.map(Embedded::url).or_else(|| reveal(&database.url)),
+        account: reveal(&database.account_url),
+        product: reveal(&database.product_url),
+        order: reveal(&database.order_url),
+        payment: reveal(&database.payment_url),
+    }
+}
+
+async fn shop(settings: &Settings, databases: &Databases, clock: Clock) -> Result<Shop> {
+    let actors = &settings.actors;
+    let provider: Arc<dyn PaymentProvider> = match settings.payment.provider {
+        Provider::Sandbox => {
+            let own = settings.payment.sandbox_folder.clone();
+            let folder = own.unwrap_or_else(|| settings.data.join("sandbox"));
+            SandboxProvider::open(&folder).with_context(|| format!("open {}", folder.display()))?
+        }
+    };
+    let journals = Journals {
+        account: databases.account.clone(),
+        product: databases.product.clone(),
+        order: databases.order.clone(),
+        payment: databases.payment.clone(),
+    };
+    let pace = Pace {
+        limits: Limits {
+            residents_max: actors.residents_max,
+            mailbox_max: actors.mailbox_max,
+            idle: millis(actors.idle_ms),
+        },
+        patience: millis(actors.reserve_ms),
+        ask: millis(actors.ask_ms),
+        provider_call: millis(actors.provider_ms),
+        settle_every: millis(actors.settle_interval_ms),
+        settle_max: actors.settle_max,
+        sweep_every: millis(actors.sweep_interval_ms),
+    };
+    Ok(Shop::start(journals, provider, clock, pace).await?)
+}
+
+/// The configured key, else one that is made once and kept in the data folder.
+fn token_key(settings: &Settings) -> Result<[u8; 32]> {
+    let path = settings.data.join("token.key");
+    let text = match &settings.token.key {
+        Some(key) => key.reveal().to_owned(),
+        None => kept_key(&path).with_context(|| format!("keep a token key in {}", path.display()))?,
+    };
+    let mut key = [0; 32];
+    for (byte, digits) in key.iter_mut().zip(text.trim().as_bytes().chunks(2)) {
+        let digits = std::str::from_utf8(digits)?;
+        *byte = u8::from_str_radix(digits, 16).context("a token key is 64 hexadecimal digits")?;
+    }
+    anyhow::ensure!(text.trim().len() == 64, "a token key is 64 hexadecimal digits");
+    Ok(key)
+}
+
+fn kept_key(path: &Path) -> io::Result<String> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let key: String =
+                rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
+            let mut file = File::options().create_new(true).write(true).mode(0o600).open(path)?;
+            file.write_all(key.as_bytes())?;
+            file.sync_all()?;
+            Ok(key)
+        }
+        read => read,
+    }
+}

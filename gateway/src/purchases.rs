@@ -1,0 +1,484 @@
+//! Purchases: buying, watching, cancelling.
+//!
+//! A purchase is accepted when its order's first row is durable; what happens then, happens without the
+//! buyer. `Prefer: wait` and the event stream only watch.
+
+use std::collections::{HashSet, VecDeque};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::stream::{self, Stream};
+use serde::{Deserialize, Serialize};
+use souk_actors::directory::AskError;
+use souk_actors::followers::Following;
+use souk_actors::money::{Currency, LINES_MAX, QUANTITY_MAX};
+use souk_actors::order::{self, Attention, Failure, Item, Order, Place, Status, StepStatus, TrailEntry};
+use souk_actors::product::{self, Product};
+use souk_actors::{Id, Timestamp};
+use souk_config::millis;
+use souk_persistence::journal::ViewRow;
+use tokio::sync::watch;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::app::{App, Caller, decode};
+use crate::body::{Body, OptionalBody, integer};
+use crate::categories::mark_headers;
+use crate::params::{IdempotencyKey, List, Page, PathId, PreferWait, Query, keyed};
+use crate::problem::{Code, Problem, Violation};
+
+/// The routes.
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(buy, list))
+        .routes(routes!(read))
+        .routes(routes!(cancel))
+        .routes(routes!(events))
+}
+
+const TOKEN_MAX: usize = 200;
+const REASON_MAX: usize = 500;
+/// An undo that takes longer is shown as delayed.
+const DELAYED: Duration = Duration::from_secs(60);
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Buy {
+    /// 1 to 100, one per product.
+    order_items: Vec<BuyItem>,
+    payment: BuyPayment,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct BuyItem {
+    product_id: Uuid,
+    /// 1 to 1,000,000.
+    #[serde(deserialize_with = "integer")]
+    quantity: i64,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct BuyPayment {
+    /// The products' currency, ISO 4217.
+    currency_code: String,
+    /// What is paid with; the sandbox documents its own.
+    #[serde(default)]
+    token: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Cancel {
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Accepted {
+    purchase_id: Uuid,
+    #[schema(value_type = String)]
+    status: Status,
+    #[schema(value_type = String, format = DateTime)]
+    timestamp: Timestamp,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Purchase)]
+struct PurchaseBody {
+    purchase_id: Uuid,
+    /// `pending`, then one of `completed`, `failed`, `cancelled`, for ever.
+    #[schema(value_type = String)]
+    status: Status,
+    order_id: Uuid,
+    payment_id: Uuid,
+    customer_id: Uuid,
+    order_items: Vec<PurchaseItem>,
+    /// Once the stock is reserved.
+    amount: Option<i64>,
+    currency_code: String,
+    steps: Vec<StepBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<FailureBody>,
+    /// A person must look: an undo was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attention: Option<AttentionBody>,
+    /// What is being undone takes longer than a minute.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    delayed: bool,
+    #[schema(value_type = String, format = DateTime)]
+    timestamp: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: Timestamp,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct PurchaseItem {
+    product_id: Uuid,
+    quantity: u32,
+    /// Of one, once the stock is reserved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    price: Option<i64>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct StepBody {
+    step: String,
+    #[schema(value_type = String)]
+    status: StepStatus,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct FailureBody {
+    code: String,
+    detail: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct AttentionBody {
+    step: String,
+    #[schema(value_type = String, format = DateTime)]
+    since: Timestamp,
+    detail: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Filter {
+    limit: Option<String>,
+    cursor: Option<String>,
+    status: Option<String>,
+}
+
+fn show(now: Timestamp, row: &ViewRow) -> Result<PurchaseBody, Problem> {
+    let view: order::View = decode(row)?;
+    let price = |product| view.lines.iter().find(|line| line.product == product).map(|line| line.price);
+    let items = view.items.iter().map(|item| PurchaseItem {
+        product_id: item.product.uuid(),
+        quantity: item.quantity,
+        price: price(item.product),
+    });
+    let is_undoing = matches!(view.status, Status::Failed | Status::Cancelled) && !view.at_rest;
+    Ok(PurchaseBody {
+        purchase_id: row.stream,
+        status: view.status,
+        order_id: row.stream,
+        payment_id: row.stream,
+        customer_id: view.customer_id.uuid(),
+        order_items: items.collect(),
+        amount: view.amount,
+        currency_code: view.currency_code.code().to_owned(),
+        steps: view.steps.into_iter().map(step).collect(),
+        failure: view
+            .failure
+            .filter(|_| view.status == Status::Failed)
+            .map(|Failure { code, detail }| FailureBody { code, detail }),
+        attention: view
+            .attention
+            .map(|Attention { step, since, detail }| AttentionBody { step, since, detail }),
+        delayed: is_undoing && row.updated_at.until(now) > DELAYED,
+        timestamp: row.created_at,
+        updated_at: row.updated_at,
+    })
+}
+
+fn step(entry: TrailEntry) -> StepBody {
+    let TrailEntry { step, status, created_at, detail } = entry;
+    StepBody { step, status, created_at, detail }
+}
+
+/// What is wrong with a request to buy, whatever products there are.
+fn valid(body: &Buy) -> Result<(Vec<Item>, Currency), Problem> {
+    let mut wrong = Vec::new();
+    let mut violation = |pointer: String, code, detail: String| {
+        wrong.push(Violation { pointer, code, detail });
+    };
+    if !(1..=LINES_MAX).contains(&body.order_items.len()) {
+        violation("/order_items".to_owned(), "invalid_length", format!("1 to {LINES_MAX} lines"));
+    }
+    if body.payment.token.as_ref().is_some_and(|token| token.len() > TOKEN_MAX) {
+        violation("/payment/token".to_owned(), "too_long", format!("at most {TOKEN_MAX} bytes"));
+    }
+    let currency = body.payment.currency_code.parse::<Currency>();
+    if let Err(error) = &currency {
+        violation("/payment/currency_code".to_owned(), "invalid_currency", error.to_string());
+    }
+    Problem::violations(wrong)?;
+    let currency = currency.map_err(|error| Problem::new(Code::InvalidBody, error.to_string()))?;
+    let mut products = HashSet::new();
+    let mut items = Vec::with_capacity(body.order_items.len());
+    for (index, item) in body.order_items.iter().enumerate() {
+        let quantity = u32::try_from(item.quantity).ok().filter(|q| (1..=QUANTITY_MAX).contains(q));
+        let Some(quantity) = quantity else {
+            let (pointer, detail) = (format!("/order_items/{index}/quantity"), format!("1 to {QUANTITY_MAX}"));
+            return Err(Problem::field(Code::InvalidQuantity, pointer, detail));
+        };
+        if !products.insert(item.product_id) {
+            let pointer = format!("/order_items/{index}/product_id");
+            return Err(Problem::field(Code::DuplicateProduct, pointer, "a product is on one line"));
+        }
+        items.push(Item { product: Id::from(item.product_id), quantity });
+    }
+    Ok((items, currency))
+}
+
+/// What the door knows to be impossible: a product that is not for sale, or not for this currency.
+async fn impossible(app: &App, items: &[Item], currency: Currency) -> Result<Option<Problem>, Problem> {
+    let known = app.known_products();
+    let unknown: Vec<_> =
+        items.iter().map(|item| item.product.uuid()).filter(|id| known.get(id).is_none()).collect();
+    if !unknown.is_empty() {
+        for row in app.views::<Product>(unknown).await? {
+            let view: product::View = decode(&row)?;
+            if !view.gone {
+                known.insert(row.stream, view.currency);
+            }
+        }
+    }
+    let wrong = items.iter().enumerate().find_map(|(index, item)| {
+        let pointer = format!("/order_items/{index}/product_id");
+        match known.get(&item.product.uuid()) {
+            None => Some(Problem::field(Code::ProductNotFound, pointer, "the product is not for sale")),
+            Some(theirs) if theirs != currency => {
+                let detail = format!("the product is priced in {theirs}");
+                Some(Problem::field(Code::CurrencyMismatch, pointer, detail))
+            }
+            Some(_) => None,
+        }
+    });
+    Ok(wrong)
+}
+
+/// Buys.
+#[utoipa::path(post, path = "/purchases", tag = "purchases", security(("token" = [])), params(
+    ("Idempotency-Key" = Option<String>, Header, description = "Names the purchase: the same key is the same one"),
+    ("Prefer" = Option<String>, Header, description = "wait=N: wait up to N seconds, 1 to 30, for the end")),
+    request_body = Buy,
+    responses((status = 202, body = Accepted), (status = 200, body = PurchaseBody)))]
+async fn buy(
+    State(app): State<App>,
+    Caller(customer): Caller,
+    IdempotencyKey(key): IdempotencyKey,
+    PreferWait(wait): PreferWait,
+    body: Body<Buy>,
+) -> Result<Response, Problem> {
+    let (items, currency) = valid(&body.value)?;
+    if app.is_draining() {
+        return Err(Problem::new(Code::Draining, "no new purchases are accepted here"));
+    }
+    let refusal = impossible(&app, &items, currency).await?;
+    if let (Some(problem), None) = (&refusal, &key) {
+        return Err(problem.clone());
+    }
+    let fingerprint = key.is_some().then(|| body.fingerprint());
+    let place = order::Command::Place(Place {
+        customer,
+        items,
+        currency,
+        token: body.value.payment.token,
+        fingerprint,
+        patience: millis(app.settings().actors.reserve_ms),
+        impossible: refusal.is_some(),
+    });
+    let is_new = key.is_none();
+    let id = match key {
+        Some(key) => keyed::<Order>("POST /purchases", customer, &key, Some(customer.slot())),
+        None => Id::fresh(app.now(), customer.slot()),
+    };
+    let directory = app.directory();
+    let watched = wait.map(|seconds| (directory.follow(id), Duration::from_secs(seconds)));
+    let placed = match is_new {
+        true => directory.create(id, place, app.patience()).await,
+        false => directory.ask(id, place, app.patience()).await,
+    };
+    let location = format!("/api/v1/purchases/{id}");
+    let (status, at, replayed) = match placed {
+        Ok(order::Answer::Placed { status, at, replayed }) => (status, at, replayed),
+        Ok(order::Answer::Cancelled | order::Answer::Noted) => return Err(Problem::unknown()),
+        Err(AskError::Rejected(order::Rejection::KeyReused)) => {
+            return Err(Problem::new(Code::IdempotencyKeyReused, "the key named a purchase of another body"));
+        }
+        Err(AskError::Rejected(_)) => return Err(refusal.unwrap_or_else(Problem::not_found)),
+        Err(AskError::Unknown) => return Err(Problem::unknown().at(location)),
+    };
+    let mark = mark_headers(replayed.then_some([("idempotent-replayed", "true")]));
+    if let Some((mut following, wait)) = watched {
+        let ended = tokio::time::timeout(wait, ended(&mut following)).await;
+        if let Ok(Some(row)) = ended {
+            return Ok((mark, [("location", location)], Json(show(app.now(), &row)?)).into_response());
+        }
+    }
+    let body = Accepted { purchase_id: id.uuid(), status, timestamp: at };
+    Ok((StatusCode::ACCEPTED, mark, [("location", location)], Json(body)).into_response())
+}
+
+/// Waits until the purchase has an outcome. `None`: it cannot be watched.
+async fn ended(following: &mut Following) -> Option<Arc<ViewRow>> {
+    loop {
+        match following.next().await {
+            Ok(Some(row)) => match decode::<order::View>(&row) {
+                Ok(view) if view.status != Status::Pending => return Some(row),
+                Ok(_) => {}
+                Err(_) => return None,
+            },
+            Ok(None) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// The caller's purchase.
+async fn own(app: &App, caller: Caller, id: Uuid) -> Result<ViewRow, Problem> {
+    let row = app.view::<Order>(id).await?.filter(|row| row.owner == Some(caller.0.uuid()));
+    row.ok_or_else(Problem::not_found)
+}
+
+/// One purchase.
+#[utoipa::path(get, path = "/purchases/{id}", tag = "purchases", security(("token" = [])),
+    params(("id" = Uuid, Path)), responses((status = 200, body = PurchaseBody)))]
+async fn read(
+    State(app): State<App>,
+    caller: Caller,
+    PathId(id): PathId,
+) -> Result<Json<PurchaseBody>, Problem> {
+    let row = own(&app, caller, id).await?;
+    Ok(Json(show(app.now(), &row)?))
+}
+
+/// The caller's purchases, newest first.
+#[utoipa::path(get, path = "/purchases", tag = "purchases", security(("token" = [])), params(
+    ("limit" = Option<i64>, Query), ("cursor" = Option<String>, Query), ("status" = Option<String>, Query)),
+    responses((status = 200, body = List<PurchaseBody>)))]
+async fn list(
+    State(app): State<App>,
+    Caller(customer): Caller,
+    Query(filter): Query<Filter>,
+) -> Result<Json<List<PurchaseBody>>, Problem> {
+    let page = Page::parse(filter.limit.as_deref(), filter.cursor.as_deref())?;
+    let equal: Vec<_> = filter.status.into_iter().map(|status| ("status".to_owned(), status)).collect();
+    let rows = app.list::<Order>(Some(customer.uuid()), equal.clone(), page).await?;
+    let now = app.now();
+    Ok(Json(List::new(rows, page, "/api/v1/purchases", &equal, |row| show(now, row))?))
+}
+
+/// Cancels a purchase, unless its end is decided otherwise.
+#[utoipa::path(post, path = "/purchases/{id}/cancel", tag = "purchases", security(("token" = [])),
+    params(("id" = Uuid, Path)), request_body = Cancel,
+    responses((status = 202, body = PurchaseBody), (status = 409, description = "too_late")))]
+async fn cancel(
+    State(app): State<App>,
+    caller: Caller,
+    PathId(id): PathId,
+    OptionalBody(Cancel { reason }): OptionalBody<Cancel>,
+) -> Result<Response, Problem> {
+    if reason.as_ref().is_some_and(|reason| reason.chars().count() > REASON_MAX) {
+        let detail = format!("at most {REASON_MAX} characters");
+        return Err(Problem::field(Code::InvalidBody, "/reason", detail));
+    }
+    // A stranger must not make an entity load.
+    own(&app, caller, id).await?;
+    let command = order::Command::Cancel { by: caller.0, reason };
+    match app.directory().ask(Id::<Order>::from(id), command, app.patience()).await {
+        Ok(_) => {}
+        Err(AskError::Rejected(order::Rejection::TooLate)) => {
+            return Err(Problem::new(Code::TooLate, "the purchase has ended, or ends, otherwise"));
+        }
+        Err(AskError::Rejected(_)) => return Err(Problem::not_found()),
+        Err(AskError::Unknown) => return Err(Problem::unknown()),
+    }
+    let row = own(&app, caller, id).await?;
+    Ok((StatusCode::ACCEPTED, Json(show(app.now(), &row)?)).into_response())
+}
+
+/// What happens to a purchase, as it happens: an event per entry of `steps`, with its position as id.
+#[utoipa::path(get, path = "/purchases/{id}/events", tag = "purchases", security(("token" = [])),
+    params(("id" = Uuid, Path), ("Last-Event-ID" = Option<usize>, Header)),
+    responses((status = 200, body = String, content_type = "text/event-stream")))]
+async fn events(
+    State(app): State<App>,
+    caller: Caller,
+    PathId(id): PathId,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let seen = match headers.get("last-event-id").map(|value| value.to_str().map(str::parse::<usize>)) {
+        None => 0,
+        Some(Ok(Ok(last))) => last.saturating_add(1),
+        Some(_) => return Err(Problem::new(Code::InvalidHeader, "Last-Event-ID is a position")),
+    };
+    own(&app, caller, id).await?;
+    let watching = Watching {
+        id,
+        following: app.directory().follow(Id::<Order>::from(id)),
+        draining: app.draining(),
+        next: seen,
+        queued: VecDeque::new(),
+        is_over: false,
+    };
+    Ok(Sse::new(watching.stream()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+}
+
+/// Somebody who watches a purchase.
+struct Watching {
+    id: Uuid,
+    following: Following,
+    draining: watch::Receiver<bool>,
+    /// The position of the next entry that was not shown.
+    next: usize,
+    queued: VecDeque<Event>,
+    is_over: bool,
+}
+
+#[derive(Serialize)]
+struct StepEvent {
+    purchase_id: Uuid,
+    #[serde(flatten)]
+    step: StepBody,
+}
+
+impl Watching {
+    fn stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
+        stream::unfold(self, |mut watching| async move {
+            let event = watching.event().await?;
+            Some((Ok(event), watching))
+        })
+    }
+
+    /// The next event; `None` when nothing more will happen, or the node goes away.
+    async fn event(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.queued.pop_front() {
+                return Some(event);
+            }
+            if self.is_over {
+                return None;
+            }
+            let row = tokio::select! {
+                row = self.following.next() => row.ok()??,
+                _ = self.draining.wait_for(|is_draining| *is_draining) => return None,
+            };
+            let view: order::View = decode(&row).ok()?;
+            self.is_over = view.at_rest;
+            let news = view.steps.into_iter().enumerate().skip(self.next);
+            for (position, entry) in news {
+                let body = StepEvent { purchase_id: self.id, step: step(entry) };
+                let event = Event::default().id(position.to_string()).event("step").json_data(body);
+                self.queued.push_back(event.ok()?);
+                self.next = position + 1;
+            }
+        }
+    }
+}

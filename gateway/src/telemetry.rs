@@ -1,0 +1,50 @@
+//! Logs and metrics.
+
+use std::io::IsTerminal;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use souk_config::LogFormat;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::time::UtcTime;
+
+/// Seconds: from a cached read to the longest wait for a purchase.
+const BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+
+/// Why nothing can be seen.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter is not one.
+    #[error("log.filter is not understood")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// Somebody else logs already.
+    #[error("logging is set up twice")]
+    Twice,
+    /// The recorder cannot be made.
+    #[error("metrics cannot be recorded")]
+    Recorder(#[from] metrics_exporter_prometheus::BuildError),
+}
+
+/// Logs to standard error: text on a terminal, JSON otherwise, unless `format` says so.
+pub fn log(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
+    let is_terminal = std::io::stderr().is_terminal();
+    let is_json = match format {
+        LogFormat::Auto => !is_terminal,
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(EnvFilter::try_new(filter)?)
+        .with_timer(UtcTime::rfc_3339())
+        .with_ansi(is_terminal && std::env::var_os("NO_COLOR").is_none());
+    let set = if is_json { builder.json().try_init() } else { builder.compact().try_init() };
+    set.map_err(|_| TelemetryError::Twice)
+}
+
+/// Records metrics; the handle shows them.
+pub fn record() -> Result<PrometheusHandle, TelemetryError> {
+    let builder =
+        PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)?;
+    Ok(builder.install_recorder()?)
+}
