@@ -262,6 +262,8 @@ impl<A: Aggregate> Resident<A> {
         loop {
             match self.birth.host.journal().load(self.birth.id.uuid()).await {
                 Ok(None) => return Ok(()),
+                // Somebody has asked for a product as a category: there is no such category.
+                Ok(Some(loaded)) if loaded.kind != A::KIND.number() => return Ok(()),
                 Ok(Some(loaded)) => return Ok(self.rebuild(loaded)?),
                 Err(error @ JournalError::Corrupt(_)) => return Err(error.into()),
                 Err(JournalError::Unavailable(cause)) => {
@@ -404,7 +406,8 @@ impl<A: Aggregate> Resident<A> {
     fn carry_on(&mut self, myself: &ActorRef<Message<A>>) {
         self.write(myself);
         self.pursue();
-        if A::RESIDENCE == Residence::WhileBusy {
+        // One that was never written must not stay: anybody can ask for any id.
+        if A::RESIDENCE == Residence::WhileBusy || self.written == 0 {
             self.leave(myself);
         }
     }

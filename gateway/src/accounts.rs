@@ -188,7 +188,8 @@ fn valid(body: &Register) -> Result<Address, Problem> {
     ]);
     let address = Address::parse(&body.email);
     if address.is_none() {
-        let (pointer, detail) = ("/email".to_owned(), "not an e-mail address of at most 254 bytes".to_owned());
+        let (pointer, detail) =
+            ("/email".to_owned(), "not an e-mail address of at most 254 bytes".to_owned());
         wrong.push(Violation { pointer, code: "invalid_email", detail });
     }
     if !PASSWORD.contains(&body.password.chars().count()) {

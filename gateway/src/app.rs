@@ -66,9 +66,9 @@ pub struct Ingredients {
 impl App {
     /// What handlers share.
     pub fn new(parts: Ingredients) -> Self {
-        let Ingredients { shop, clock, tokens, passwords, shop_currency, settings, metrics, draining } = parts;
-        let known_products =
-            Cache::builder().max_capacity(PRODUCTS_KNOWN).time_to_live(KNOWN_FOR).build();
+        let Ingredients { shop, clock, tokens, passwords, shop_currency, settings, metrics, draining } =
+            parts;
+        let known_products = Cache::builder().max_capacity(PRODUCTS_KNOWN).time_to_live(KNOWN_FOR).build();
         Self(Arc::new(Inner {
             shop,
             clock,

@@ -5,7 +5,7 @@ use axum::http::header::CONTENT_TYPE;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use serde::de::{DeserializeOwned, Error as _, Unexpected, Visitor};
+use serde::de::{DeserializeOwned, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -191,7 +191,7 @@ pub fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Err
             }
         }
     }
-    deserializer.deserialize_any(Integer).map_err(D::Error::custom)
+    deserializer.deserialize_any(Integer)
 }
 
 /// As [`integer`], for a member that may be absent or null.
@@ -254,9 +254,8 @@ mod tests {
 
     #[test]
     fn a_fingerprint_is_of_what_is_said_and_not_of_how() {
-        let fingerprint = |text: &'static str| {
-            Body { value: (), bytes: Bytes::from_static(text.as_bytes()) }.fingerprint()
-        };
+        let fingerprint =
+            |text: &'static str| Body { value: (), bytes: Bytes::from_static(text.as_bytes()) }.fingerprint();
         assert_eq!(fingerprint(r#"{"a":1,"b":[1,2]}"#), fingerprint("{ \"b\":[1, 2],\n\"a\":1}"));
         assert_ne!(fingerprint(r#"{"a":1,"b":[1,2]}"#), fingerprint(r#"{"a":1,"b":[2,1]}"#));
     }

@@ -85,9 +85,7 @@ async fn handle(limits: &RequestLimits, request: Request, next: Next) -> Respons
             tracing::error!(cause, "request handler panicked");
             Problem::new(Code::Internal, "the request could not be handled").into_response()
         }
-        Err(_elapsed) => {
-            Problem::new(Code::Timeout, "the request was not handled in time").into_response()
-        }
+        Err(_elapsed) => Problem::new(Code::Timeout, "the request was not handled in time").into_response(),
     }
 }
 

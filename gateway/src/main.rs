@@ -16,7 +16,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A shop in which every aggregate is a supervised actor and every purchase is a saga that survives crashes.
 #[derive(Debug, Parser)]
-#[command(name = "souk", version, after_help = "\
+#[command(
+    name = "souk",
+    version,
+    after_help = "\
 Examples:
   souk serve                                  a shop of its own on http://127.0.0.1:8080, data in ./data
   souk serve --listen 127.0.0.1:0             on a free port
@@ -24,7 +27,8 @@ Examples:
   souk config                                 every setting, as it is in force
 
 Settings: default < souk.toml or --config FILE < environment (SOUK__SECTION__KEY) < flag.
-Exit codes: 0 ended as asked, 1 failed, 2 wrong usage or settings.")]
+Exit codes: 0 ended as asked, 1 failed, 2 wrong usage or settings."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -66,8 +70,8 @@ struct SettingsFlags {
 impl SettingsFlags {
     fn load(self, listen: Option<SocketAddr>) -> Result<Settings, souk_config::SettingsError> {
         // A variable that is not Unicode is none of ours.
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         Settings::load(self.config.as_deref(), environment, Overrides { listen, data: self.data })
     }
 }

@@ -216,8 +216,7 @@ fn token_key(settings: &Settings) -> Result<[u8; 32]> {
 fn kept_key(path: &Path) -> io::Result<String> {
     match std::fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let key: String =
-                rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
+            let key: String = rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
             let mut file = File::options().create_new(true).write(true).mode(0o600).open(path)?;
             file.write_all(key.as_bytes())?;
             file.sync_all()?;

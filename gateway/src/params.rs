@@ -123,10 +123,8 @@ impl<T> List<T> {
         let has_more = rows.len() > size;
         rows.truncate(size);
         let next = rows.last().filter(|_| has_more).map(|last| {
-            let filters: String = filters
-                .iter()
-                .map(|(name, value)| format!("{name}={}&", percent_encoded(value)))
-                .collect();
+            let filters: String =
+                filters.iter().map(|(name, value)| format!("{name}={}&", percent_encoded(value))).collect();
             format!("{path}?{filters}limit={}&cursor={}", page.limit, seal_cursor(last))
         });
         Ok(Self { items: rows.iter().map(show).collect::<Result<_, _>>()?, next })
@@ -136,7 +134,9 @@ impl<T> List<T> {
 fn percent_encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                char::from(byte).to_string()
+            }
             _ => format!("%{byte:02X}"),
         })
         .collect()

@@ -1,7 +1,7 @@
 //! `POST /{service}/ping`: is anybody there?
 
-use axum::extract::RawPathParams;
 use axum::Json;
+use axum::extract::RawPathParams;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -11,8 +11,7 @@ use crate::app::App;
 use crate::body::OptionalBody;
 use crate::problem::Problem;
 
-const SERVICES: [&str; 7] =
-    ["account", "products", "orders", "payments", "purchases", "media", "comment"];
+const SERVICES: [&str; 7] = ["account", "products", "orders", "payments", "purchases", "media", "comment"];
 
 /// The routes.
 pub fn routes() -> OpenApiRouter<App> {

@@ -241,8 +241,9 @@ async fn facts(
     fingerprint: Option<String>,
     body: CreateProduct,
 ) -> Result<(Facts, i64), Problem> {
-    let CreateProduct { category_id, name, description, brand_name: brand, price, inventory, currency, .. } =
-        body;
+    let CreateProduct {
+        category_id, name, description, brand_name: brand, price, inventory, currency, ..
+    } = body;
     let mut wrong = texts(&[
         ("name", Some(&name), NAME_MAX),
         ("description", Some(&description), DESCRIPTION_MAX),
@@ -299,7 +300,8 @@ async fn list(
     let Filter { limit, cursor, category_id, id_account, brand_name, name, currency } = filter;
     let page = Page::parse(limit.as_deref(), cursor.as_deref())?;
     let id = |text: &String| {
-        parse_id(text).ok_or_else(|| Problem::new(Code::InvalidQuery, "an id is a UUID in its hyphenated form"))
+        parse_id(text)
+            .ok_or_else(|| Problem::new(Code::InvalidQuery, "an id is a UUID in its hyphenated form"))
     };
     let seller = id_account.as_ref().map(id).transpose()?;
     category_id.as_ref().map(id).transpose()?;
@@ -323,8 +325,7 @@ async fn list(
 async fn read(State(app): State<App>, PathId(id): PathId) -> Result<Response, Problem> {
     let row = on_sale(&app, id).await?.ok_or_else(Problem::not_found)?;
     let tag = tag(&decode(&row)?);
-    let body =
-        Detailed { product: show(&row)?, images: Urls::default(), videos: Urls::default() };
+    let body = Detailed { product: show(&row)?, images: Urls::default(), videos: Urls::default() };
     Ok(([(ETAG, tag)], Json(body)).into_response())
 }
 

@@ -187,9 +187,11 @@ fn show(now: Timestamp, row: &ViewRow) -> Result<PurchaseBody, Problem> {
             .failure
             .filter(|_| view.status == Status::Failed)
             .map(|Failure { code, detail }| FailureBody { code, detail }),
-        attention: view
-            .attention
-            .map(|Attention { step, since, detail }| AttentionBody { step, since, detail }),
+        attention: view.attention.map(|Attention { step, since, detail }| AttentionBody {
+            step,
+            since,
+            detail,
+        }),
         delayed: is_undoing && row.updated_at.until(now) > DELAYED,
         timestamp: row.created_at,
         updated_at: row.updated_at,
@@ -224,7 +226,8 @@ fn valid(body: &Buy) -> Result<(Vec<Item>, Currency), Problem> {
     for (index, item) in body.order_items.iter().enumerate() {
         let quantity = u32::try_from(item.quantity).ok().filter(|q| (1..=QUANTITY_MAX).contains(q));
         let Some(quantity) = quantity else {
-            let (pointer, detail) = (format!("/order_items/{index}/quantity"), format!("1 to {QUANTITY_MAX}"));
+            let (pointer, detail) =
+                (format!("/order_items/{index}/quantity"), format!("1 to {QUANTITY_MAX}"));
             return Err(Problem::field(Code::InvalidQuantity, pointer, detail));
         };
         if !products.insert(item.product_id) {

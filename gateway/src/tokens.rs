@@ -149,7 +149,8 @@ impl Tokens {
         let trusted =
             LocalToken::decrypt(key, &token, None, Some(assertion(typ))).map_err(|_| InvalidToken)?;
         let claims: Claims = serde_json::from_str(trusted.payload()).map_err(|_| InvalidToken)?;
-        let is_valid = claims.iss == ISSUER && claims.aud == AUDIENCE && claims.typ == typ && now < claims.exp;
+        let is_valid =
+            claims.iss == ISSUER && claims.aud == AUDIENCE && claims.typ == typ && now < claims.exp;
         if is_valid { Ok(claims) } else { Err(InvalidToken) }
     }
 }

@@ -75,6 +75,8 @@ pub struct StoredRow {
 /// What there is of an entity: its newest snapshot and the rows after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
+    /// Which aggregate wrote it.
+    pub kind: i16,
     /// The version the stream stands at.
     pub version: i32,
     /// As in the newest row, or as rescheduled since.

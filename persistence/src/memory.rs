@@ -184,6 +184,7 @@ impl Stored {
         let behind = self.snapshot_version(stream)?;
         let tail = self.journal.range((stream, behind + 1)..=(stream, i32::MAX));
         Ok(Some(Loaded {
+            kind: entity.row.kind,
             version: entity.row.version,
             owed: entity.row.owed,
             created_at: entity.created_at,

@@ -25,7 +25,8 @@ const ACQUIRE_MAX: Duration = Duration::from_secs(3);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 const LOAD: &str = "
-select e.version, e.owed, e.created_at, e.updated_at, e.snapshot::text, j.version, j.at, j.events::text
+select e.version, e.owed, e.created_at, e.updated_at, e.snapshot::text, j.version, j.at, j.events::text,
+       e.kind
 from entity e
 left join journal j on j.stream = e.stream and j.version > coalesce((e.snapshot ->> 'version')::int, 0)
 where e.stream = $1
@@ -104,6 +105,7 @@ impl PostgresJournal {
         }
         let owed: Option<OffsetDateTime> = first.try_get(1).map_err(corrupt)?;
         Ok(Some(Loaded {
+            kind: first.try_get(8).map_err(corrupt)?,
             version: first.try_get(0).map_err(corrupt)?,
             owed: owed.map(Timestamp::from_offset),
             created_at: moment(first, 2)?,

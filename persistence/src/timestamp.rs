@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-use serde::de::{Error as _, Visitor};
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -111,7 +111,7 @@ impl<'de> Deserialize<'de> for Timestamp {
                 Timestamp::parse(text).ok_or_else(|| E::custom("not a moment in RFC 3339"))
             }
         }
-        deserializer.deserialize_str(Text).map_err(D::Error::custom)
+        deserializer.deserialize_str(Text)
     }
 }
 

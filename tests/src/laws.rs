@@ -55,6 +55,20 @@ pub async fn hold(data: &Data, stocked: &HashMap<Uuid, i64>, patience: Duration)
     Ok(checked)
 }
 
+/// As [`hold`], once the database that was killed is back.
+pub async fn hold_when_back(
+    data: &Data,
+    stocked: &HashMap<Uuid, i64>,
+    patience: Duration,
+) -> Result<Checked> {
+    let deadline = Instant::now() + patience;
+    while PgConnection::connect(&data.database("order_db")?).await.is_err() {
+        ensure!(Instant::now() < deadline, "the database is not back after {patience:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    hold(data, stocked, patience).await
+}
+
 async fn owed(connection: &mut PgConnection) -> Result<i64> {
     // What a payment owes later is a second look at a mark, long after its purchase has ended.
     let row = sqlx::query("select count(*) from entity where owed is not null and owed <= now()")

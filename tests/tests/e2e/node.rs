@@ -1,0 +1,71 @@
+use std::process::Command;
+use std::sync::Arc;
+
+use anyhow::Result;
+use souk_tests::process::{Data, Souk, binary};
+use souk_tests::shopper::Shopper;
+
+#[tokio::test]
+async fn what_was_made_is_there_after_a_kill_and_after_a_stop() -> Result<()> {
+    let data: Arc<Data> = Data::new("kept")?;
+    let souk = Souk::start(&data, &[]).await?;
+    let shopper = Shopper::register(&souk.url).await?;
+    let category = shopper.category().await?;
+    let product = shopper.product(&category, 10).await?;
+    shopper.buy(&[(&product, 4)], None).await?;
+    souk.kill().await?;
+
+    let souk = Souk::start(&data, &[]).await?;
+    let shopper = shopper.at(&souk.url);
+    assert_eq!(shopper.inventory(&product).await?, 6);
+    assert_eq!(souk.stop().await?, 0);
+
+    let souk = Souk::start(&data, &[]).await?;
+    let shopper = shopper.at(&souk.url);
+    assert_eq!(shopper.get("/purchases").await?.body["items"][0]["status"], "completed");
+    assert_eq!(souk.stop().await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_souk_on_the_same_folder_or_the_same_databases_is_refused() -> Result<()> {
+    let souk = crate::open("sole").await?;
+    let serve = |data: &std::path::Path, url: Option<String>| -> Result<(Option<i32>, String)> {
+        let mut command = Command::new(binary()?);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+        if let Some(url) = url {
+            command.env("SOUK__DATABASE__URL", url);
+        }
+        let output = command.output()?;
+        Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    let (code, text) = serve(souk.data.path(), None)?;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("in use by another Souk"), "{text}");
+    let other = Data::new("other")?;
+    let (code, text) = serve(other.path(), Some(souk.data.database("postgres")?))?;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("in use by another Souk"), "{text}");
+    assert!(Shopper::register(&souk.url).await.is_ok());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_command_line_teaches_and_keeps_secrets() -> Result<()> {
+    let run = |arguments: &[&str], variables: &[(&str, &str)]| -> Result<(Option<i32>, String)> {
+        let output = Command::new(binary()?).args(arguments).envs(variables.iter().copied()).output()?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.code(), String::from_utf8_lossy(&text).into_owned()))
+    };
+    let (code, text) = run(&["--help"], &[])?;
+    assert!(code == Some(0) && text.contains("souk serve") && text.contains("Exit codes"), "{text}");
+    let (code, text) = run(&["version"], &[])?;
+    assert!(code == Some(0) && text.starts_with("souk "), "{text}");
+    let secret = [("SOUK__DATABASE__URL", "postgres://souk:canary@127.0.0.1:1/postgres")];
+    let (code, text) = run(&["config"], &secret)?;
+    assert!(code == Some(0) && text.contains("souk:***@") && !text.contains("canary"), "{text}");
+    assert_eq!(run(&["sell"], &[])?.0, Some(2));
+    let (code, text) = run(&["config"], &[("SOUK__ACTORS__NO_SUCH_KEY", "1")])?;
+    assert!(code == Some(2) && text.contains("no_such_key"), "{text}");
+    Ok(())
+}
