@@ -30,6 +30,9 @@ const SHARDS: usize = 64;
 /// An entity that fails so often without writing a row in between is left alone, and shown.
 const FAILURES_MAX: u32 = 5;
 
+/// An entity that has failed and was not asked for since is as good as new after so long.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
+
 /// An effect that has been unknown for so long is logged as delayed, and then as an alert.
 const DELAYED: Duration = Duration::from_secs(60);
 const ALERT: Duration = Duration::from_secs(600);
@@ -258,13 +261,19 @@ impl<A: Aggregate> Host<A> {
     /// Lets an entity go: `true` if nothing is on its way to it. Whoever asks next gets a new one.
     pub fn release(&self, id: Id<A>, incarnation: u64) -> bool {
         let mut shard = self.shard(id);
-        let may_go = matches!(shard.get(&id),
-            Some(Slot::Live(live)) if live.incarnation == incarnation && live.gate.inside() == 0);
-        if may_go {
-            shard.remove(&id);
-            self.residents.fetch_sub(1, Ordering::AcqRel);
-        }
-        may_go
+        let failures = match shard.get(&id) {
+            Some(Slot::Live(live)) if live.incarnation == incarnation && live.gate.inside() == 0 => {
+                live.failures
+            }
+            Some(Slot::Live(_) | Slot::BackingOff { .. } | Slot::Quarantined { .. }) | None => return false,
+        };
+        match failures {
+            0 => shard.remove(&id),
+            // Leaving does not forgive: what fails at every command would otherwise never be quarantined.
+            failures => shard.insert(id, Slot::BackingOff { failures, until: self.clock.now() }),
+        };
+        self.residents.fetch_sub(1, Ordering::AcqRel);
+        true
     }
 
     /// The entity has written a row: what failed before is forgiven.
@@ -323,6 +332,18 @@ impl<A: Aggregate> Host<A> {
         });
     }
 
+    /// Forgets failures that nothing has come of for a while.
+    fn forgive(&self) {
+        let before = self.clock.now() - FORGIVEN_AFTER;
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.retain(|_, slot| match slot {
+                Slot::BackingOff { until, .. } => *until > before,
+                Slot::Live(_) | Slot::Quarantined { .. } => true,
+            });
+        }
+    }
+
     fn rouse(self: &Arc<Self>, id: Id<A>) {
         self.send(id, false, Message::Wake);
     }
@@ -355,7 +376,11 @@ impl<A: Aggregate> AnyHost for Arc<Host<A>> {
 
     fn is_known(&self, id: Uuid) -> bool {
         let id = Id::from(id);
-        self.shard(id).contains_key(&id)
+        match self.shard(id).get(&id) {
+            Some(Slot::Live(_) | Slot::Quarantined { .. }) => true,
+            Some(Slot::BackingOff { until, .. }) => *until > self.clock.now(),
+            None => false,
+        }
     }
 
     fn ended(&self, actor: ActorId, failure: Option<&str>) -> bool {
@@ -379,6 +404,7 @@ impl<A: Aggregate> AnyHost for Arc<Host<A>> {
 
     fn tidy(&self) {
         metrics::gauge!("souk_entities_resident", "kind" => A::KIND.name()).set(self.residents() as f64);
+        self.forgive();
         if A::RESIDENCE == Residence::WhileBusy {
             return;
         }

@@ -148,6 +148,9 @@ impl Database {
 pub struct Actors {
     /// The most entities of a kind in memory; 10 kB each and their state.
     pub residents_max: usize,
+    /// The most purchases under way on this node; more are answered 503. Ten seconds' worth at most, or
+    /// accepted ones would run into their deadlines.
+    pub purchases_max: usize,
     /// The most commands before one entity.
     pub mailbox_max: usize,
     /// How long an entity stays in memory that nobody asks.
@@ -170,6 +173,7 @@ impl Default for Actors {
     fn default() -> Self {
         Self {
             residents_max: 200_000,
+            purchases_max: 10_000,
             mailbox_max: 4_096,
             idle_ms: 300_000,
             reserve_ms: 10_000,
@@ -364,6 +368,7 @@ impl Settings {
             ("gateway.connections_max", "at least 1", gateway.connections_max >= 1),
             ("gateway.requests_max", "at least 1", gateway.requests_max >= 1),
             ("actors.residents_max", "at least 100", actors.residents_max >= 100),
+            ("actors.purchases_max", "at least 1", actors.purchases_max >= 1),
             ("actors.mailbox_max", "at least 16", actors.mailbox_max >= 16),
             ("actors.reserve_ms", "100 to 600000", (100..=600_000).contains(&actors.reserve_ms)),
             ("actors.ask_ms", "at least 10", actors.ask_ms >= 10),

@@ -283,6 +283,9 @@ async fn buy(
     if app.is_draining() {
         return Err(Problem::new(Code::Draining, "no new purchases are accepted here"));
     }
+    if app.shop().in_flight().0 >= app.settings().actors.purchases_max {
+        return Err(Problem::new(Code::Overloaded, "too many purchases are under way"));
+    }
     let refusal = impossible(&app, &items, currency).await?;
     if let (Some(problem), None) = (&refusal, &key) {
         return Err(problem.clone());

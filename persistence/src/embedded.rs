@@ -132,7 +132,14 @@ impl Embedded {
             Some((pid, _)) => server.pid.store(pid, Ordering::Release),
             None => server.spawn()?,
         }
-        server.ready().await?;
+        match server.ready().await {
+            // The one that was to be adopted was ending.
+            Err(_) if adopted.is_some() && !is_alive(server.pid.load(Ordering::Acquire)) => {
+                server.spawn()?;
+                server.ready().await?;
+            }
+            ready => ready?,
+        }
         let watcher = tokio::spawn(watch(Arc::clone(&server)));
         Ok(Self { server, watcher, is_adopted: adopted.is_some(), _lock: lock })
     }
