@@ -6,6 +6,8 @@
 //! wants writes hundreds of decisions at once. If a row turns out not to be ours, nothing is repaired: the
 //! entity dies, everything held back becomes unknown, and it is loaded again.
 
+mod message;
+
 use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -15,14 +17,13 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::{Deserialize, Serialize};
 use souk_persistence::Timestamp;
 use souk_persistence::journal::{Committed, JournalError, Loaded, Row, ViewRow};
-use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-use crate::admission::{Gate, Permit};
 use crate::aggregate::{Aggregate, Decision, Residence};
 use crate::barrier::{Barrier, Hold};
-use crate::host::Host;
-use crate::ids::Id;
 use crate::retry::Backoff;
+
+pub use message::{Birth, Effected, Envelope, Message, Reply};
 
 /// The actor of an `A`.
 pub struct Entity<A>(PhantomData<fn() -> A>);
@@ -31,74 +32,6 @@ impl<A> Default for Entity<A> {
     fn default() -> Self {
         Self(PhantomData)
     }
-}
-
-/// What an entity can be sent.
-#[derive(Debug)]
-pub enum Message<A: Aggregate> {
-    /// Somebody asks.
-    Ask(Envelope<A>),
-    /// What the world answered to an effect. Delivered by name: it may be another incarnation's.
-    Answered(Effected<A>),
-    /// The row is durable; what was held for it has been released.
-    Durable(i32),
-    /// A row is not ours.
-    NotOurs,
-    /// The database refuses a row.
-    Poisoned(Arc<str>),
-    /// Look again at what is owed.
-    Wake(Permit),
-    /// Leave memory, if at rest.
-    Leave,
-}
-
-/// A command and who waits for its answer.
-#[derive(Debug)]
-pub struct Envelope<A: Aggregate> {
-    /// What is asked.
-    pub command: A::Command,
-    /// Where the answer goes.
-    pub reply: Reply<A>,
-}
-
-/// Whoever waits for an answer. Dropped unanswered it tells them that the outcome is unknown, so nobody
-/// ever waits for an actor that has died.
-#[derive(Debug)]
-pub struct Reply<A: Aggregate> {
-    /// The waiting side.
-    pub to: oneshot::Sender<Result<A::Answer, A::Rejection>>,
-    /// The place in the mailbox, free again when the answer has left.
-    pub permit: Permit,
-}
-
-/// The answer of the world, as a command.
-#[derive(Debug)]
-pub struct Effected<A: Aggregate> {
-    /// Who asked.
-    pub incarnation: u64,
-    /// The effect's name.
-    pub effect: &'static str,
-    /// What was answered.
-    pub command: A::Command,
-    /// The place in the mailbox.
-    pub permit: Permit,
-}
-
-/// How an entity begins.
-#[derive(Debug)]
-pub struct Birth<A: Aggregate> {
-    /// Where it lives.
-    pub host: Arc<Host<A>>,
-    /// Who it is.
-    pub id: Id<A>,
-    /// Which of its lives this is, unique in this process.
-    pub incarnation: u64,
-    /// Its stream is known to be empty.
-    pub is_new: bool,
-    /// How often it has failed since it last wrote a row.
-    pub failures: u32,
-    /// The bound of its mailbox.
-    pub gate: Arc<Gate>,
 }
 
 /// An entity in memory.
@@ -131,9 +64,10 @@ struct Asking<A: Aggregate> {
     unstarted: Option<A::Effect>,
 }
 
+/// Timed by the monotonic clock: a wall clock that is set back must not keep anything waiting.
 struct Attempt {
     failed: u32,
-    since: Timestamp,
+    since: Instant,
     state: AttemptState,
 }
 
@@ -141,7 +75,7 @@ struct Attempt {
 enum AttemptState {
     Running,
     BackingOff {
-        until: Timestamp,
+        until: Instant,
     },
     /// Somebody else sees to it.
     HandedOver,
@@ -377,7 +311,7 @@ impl<A: Aggregate> Resident<A> {
     }
 
     fn close_attempt(&mut self, myself: &ActorRef<Message<A>>, effect: &'static str, is_over: bool) {
-        let now = self.birth.host.clock().now();
+        let now = Instant::now();
         let Some(attempt) = self.attempts.get_mut(effect) else { return };
         if is_over {
             self.attempts.remove(effect);
@@ -386,7 +320,7 @@ impl<A: Aggregate> Resident<A> {
         let wait = self.birth.host.backoff(effect).delay(attempt.failed, rand::random());
         attempt.failed = attempt.failed.saturating_add(1);
         attempt.state = AttemptState::BackingOff { until: now + wait };
-        let delayed = attempt.since.until(now);
+        let delayed = now - attempt.since;
         self.birth.host.report_unknown(self.birth.id, effect, attempt.failed, delayed);
         self.wake_after(myself, wait);
     }
@@ -498,7 +432,7 @@ impl<A: Aggregate> Resident<A> {
         // Cleared without a row where somebody else has seen to it, so the row's word counts, not the
         // state's.
         let Some(owed) = self.owed else { return };
-        let now = self.birth.host.clock().now();
+        let now = self.now();
         let effects = self.state.effects();
         let asking = self.asking.as_ref().map(|asking| asking.effect);
         self.attempts.retain(|name, _| {
@@ -508,7 +442,7 @@ impl<A: Aggregate> Resident<A> {
             let is_due = due.max(owed) <= now;
             let may_start = match self.attempts.get(A::effect_name(&effect)).map(|attempt| attempt.state) {
                 None => true,
-                Some(AttemptState::BackingOff { until }) => until <= now,
+                Some(AttemptState::BackingOff { until }) => until <= Instant::now(),
                 Some(AttemptState::Running | AttemptState::HandedOver) => false,
             };
             if is_due && may_start {
@@ -523,7 +457,7 @@ impl<A: Aggregate> Resident<A> {
         let name = A::effect_name(&effect);
         let attempt = self.attempts.entry(name).or_insert_with(|| Attempt {
             failed: 0,
-            since: host.clock().now(),
+            since: Instant::now(),
             state: AttemptState::Running,
         });
         if host.hand_over(id, self.written, &effect) {

@@ -14,6 +14,7 @@ use ractor::{ActorCell, ActorId, ActorRef, ActorRuntime};
 use souk_persistence::Timestamp;
 use souk_persistence::journal::Journal;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::admission::{Gate, Permit};
@@ -68,7 +69,7 @@ enum Slot<A: Aggregate> {
     /// Not before `until`, after so many failures.
     BackingOff {
         failures: u32,
-        until: Timestamp,
+        until: Instant,
     },
     Quarantined {
         cause: Arc<str>,
@@ -81,7 +82,7 @@ struct Live<A: Aggregate> {
     incarnation: u64,
     gate: Arc<Gate>,
     failures: u32,
-    used: Timestamp,
+    used: Instant,
 }
 
 /// An entity that was left alone because it kept failing.
@@ -223,7 +224,7 @@ impl<A: Aggregate> Host<A> {
     /// The one way to an entity. A message that cannot be delivered is dropped, and whoever waits for its
     /// answer learns that the outcome is unknown.
     fn send(self: &Arc<Self>, id: Id<A>, is_new: bool, message: impl FnOnce(Permit) -> Message<A>) {
-        let now = self.clock.now();
+        let now = Instant::now();
         let mut shard = self.shard(id);
         let failures = match shard.get_mut(&id) {
             Some(Slot::Live(live)) => return live.send(now, message),
@@ -238,7 +239,7 @@ impl<A: Aggregate> Host<A> {
         }
     }
 
-    fn spawn(self: &Arc<Self>, id: Id<A>, is_new: bool, failures: u32, now: Timestamp) -> Option<Live<A>> {
+    fn spawn(self: &Arc<Self>, id: Id<A>, is_new: bool, failures: u32, now: Instant) -> Option<Live<A>> {
         let supervisor = self.supervisor.read().unwrap_or_else(PoisonError::into_inner).clone()?;
         if self.residents.load(Ordering::Acquire) >= self.limits.residents_max {
             metrics::counter!("souk_entities_refused_total", "kind" => A::KIND.name()).increment(1);
@@ -270,7 +271,7 @@ impl<A: Aggregate> Host<A> {
         match failures {
             0 => shard.remove(&id),
             // Leaving does not forgive: what fails at every command would otherwise never be quarantined.
-            failures => shard.insert(id, Slot::BackingOff { failures, until: self.clock.now() }),
+            failures => shard.insert(id, Slot::BackingOff { failures, until: Instant::now() }),
         };
         self.residents.fetch_sub(1, Ordering::AcqRel);
         true
@@ -323,7 +324,7 @@ impl<A: Aggregate> Host<A> {
                 return;
             }
             self.residents.fetch_sub(1, Ordering::AcqRel);
-            shard.insert(id, Slot::BackingOff { failures, until: self.clock.now() + wait });
+            shard.insert(id, Slot::BackingOff { failures, until: Instant::now() + wait });
         }
         let host = Arc::clone(self);
         tokio::spawn(async move {
@@ -334,11 +335,11 @@ impl<A: Aggregate> Host<A> {
 
     /// Forgets failures that nothing has come of for a while.
     fn forgive(&self) {
-        let before = self.clock.now() - FORGIVEN_AFTER;
+        let now = Instant::now();
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.retain(|_, slot| match slot {
-                Slot::BackingOff { until, .. } => *until > before,
+                Slot::BackingOff { until, .. } => *until + FORGIVEN_AFTER > now,
                 Slot::Live(_) | Slot::Quarantined { .. } => true,
             });
         }
@@ -355,7 +356,7 @@ impl<A: Aggregate> Host<A> {
 }
 
 impl<A: Aggregate> Live<A> {
-    fn send(&mut self, now: Timestamp, message: impl FnOnce(Permit) -> Message<A>) {
+    fn send(&mut self, now: Instant, message: impl FnOnce(Permit) -> Message<A>) {
         self.used = now;
         match self.gate.enter() {
             // An actor that has just died drops the message; its end is on the way to its supervisor.
@@ -378,7 +379,7 @@ impl<A: Aggregate> AnyHost for Arc<Host<A>> {
         let id = Id::from(id);
         match self.shard(id).get(&id) {
             Some(Slot::Live(_) | Slot::Quarantined { .. }) => true,
-            Some(Slot::BackingOff { until, .. }) => *until > self.clock.now(),
+            Some(Slot::BackingOff { until, .. }) => *until > Instant::now(),
             None => false,
         }
     }
@@ -410,13 +411,13 @@ impl<A: Aggregate> AnyHost for Arc<Host<A>> {
         }
         let is_crowded = self.residents() * 10 >= self.limits.residents_max * 9;
         let idle = if is_crowded { self.limits.idle / 10 } else { self.limits.idle };
-        let before = self.clock.now() - idle;
+        let now = Instant::now();
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             for slot in shard.values() {
                 match slot {
                     // One that has died meanwhile has left.
-                    Slot::Live(live) if live.used < before => drop(live.actor.cast(Message::Leave)),
+                    Slot::Live(live) if live.used + idle < now => drop(live.actor.cast(Message::Leave)),
                     Slot::Live(_) | Slot::BackingOff { .. } | Slot::Quarantined { .. } => {}
                 }
             }

@@ -8,6 +8,9 @@
 //!
 //! Who carries effects out: [`crate::world`]. Who hosts this: [`crate::entity`].
 
+mod cause;
+mod view;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +24,9 @@ use crate::ids::Id;
 use crate::money::{self, Currency};
 use crate::product::Product;
 use crate::saga::{Answered, Direction, Progress, Step, Turn};
+
+pub use cause::Cause;
+pub use view::{Attention, Failure, Status, StepStatus, TrailEntry, View};
 
 /// The definition that new orders begin with. An old one stays in the code while orders run on it.
 pub const DEFINITION: u16 = 1;
@@ -93,114 +99,6 @@ pub struct Line {
     pub name: String,
     /// Its brand then.
     pub brand: String,
-}
-
-/// Why a purchase turned round.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    /// Less is left than was ordered.
-    InsufficientStock {
-        /// Of this product.
-        product: Id<Product>,
-    },
-    /// Unknown or withdrawn.
-    ProductNotFound {
-        /// This product.
-        product: Id<Product>,
-    },
-    /// The product is priced in another currency.
-    CurrencyMismatch {
-        /// This product.
-        product: Id<Product>,
-    },
-    /// The provider's word.
-    PaymentDeclined {
-        /// In the provider's words.
-        reason: String,
-    },
-    /// A step was not answered in time.
-    DeadlineExceeded,
-    /// By the customer.
-    Cancelled {
-        /// In the customer's words.
-        reason: Option<String>,
-    },
-    /// A participant refused what cannot be refused.
-    Refused {
-        /// In its words.
-        detail: String,
-    },
-}
-
-impl Cause {
-    /// The stable code that clients read.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::InsufficientStock { .. } => "insufficient_stock",
-            Self::ProductNotFound { .. } => "product_not_found",
-            Self::CurrencyMismatch { .. } => "currency_mismatch",
-            Self::PaymentDeclined { .. } => "payment_declined",
-            Self::DeadlineExceeded => "deadline_exceeded",
-            Self::Cancelled { .. } => "cancelled",
-            Self::Refused { .. } => "refused",
-        }
-    }
-
-    /// For people.
-    pub fn detail(&self) -> String {
-        match self {
-            Self::InsufficientStock { product } => format!("not enough of product {product} is left"),
-            Self::ProductNotFound { product } => format!("product {product} is not for sale"),
-            Self::CurrencyMismatch { product } => format!("product {product} is priced in another currency"),
-            Self::PaymentDeclined { reason } => format!("the payment was declined: {reason}"),
-            Self::DeadlineExceeded => "a step was not answered in time".to_owned(),
-            Self::Cancelled { reason: Some(reason) } => format!("cancelled by the customer: {reason}"),
-            Self::Cancelled { reason: None } => "cancelled by the customer".to_owned(),
-            Self::Refused { detail } => detail.clone(),
-        }
-    }
-}
-
-/// A person must look: an undo was refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attention {
-    /// The step's name.
-    pub step: String,
-    /// Since when.
-    pub since: Timestamp,
-    /// What was said.
-    pub detail: String,
-}
-
-/// One thing that happened to a step.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TrailEntry {
-    /// `UPDATE_PRODUCT_INVENTORY`, `CREATE_ORDER` or `CREATE_PAYMENT`.
-    pub step: String,
-    /// What.
-    pub status: StepStatus,
-    /// When.
-    pub created_at: Timestamp,
-    /// Why, where there is a reason.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
-}
-
-/// What happened to a step, in the words of the topic `purchase-result`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum StepStatus {
-    /// It is being asked.
-    Execute,
-    /// It is done.
-    Success,
-    /// It is not done.
-    Failed,
-    /// It is taken back.
-    Rollback,
-    /// It could not be taken back.
-    RollbackFailed,
 }
 
 /// What an order can be asked.
@@ -372,54 +270,6 @@ pub struct Terms {
     pub token: Option<String>,
     /// Not past this.
     pub reserve_by: Timestamp,
-}
-
-/// What the buyer is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// Under way.
-    Pending,
-    /// Bought.
-    Completed,
-    /// Refused; what was done is being undone.
-    Failed,
-    /// By the customer; likewise.
-    Cancelled,
-}
-
-/// What readers see of a purchase and its order.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct View {
-    /// As it stands. `Pending` changes once; the others never.
-    pub status: Status,
-    /// Whose.
-    pub customer_id: Id<Account>,
-    /// ISO 4217.
-    pub currency_code: Currency,
-    /// What was ordered.
-    pub items: Vec<Item>,
-    /// What was reserved; empty before.
-    pub lines: Vec<Line>,
-    /// The total, once it is known.
-    pub amount: Option<i64>,
-    /// What happened.
-    pub steps: Vec<TrailEntry>,
-    /// Why it failed.
-    pub failure: Option<Failure>,
-    /// A person must look.
-    pub attention: Option<Attention>,
-    /// Nothing is being done or undone any more.
-    pub at_rest: bool,
-}
-
-/// Why a purchase failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// Stable.
-    pub code: String,
-    /// For people.
-    pub detail: String,
 }
 
 fn reserve_stock(order: &Order) -> Effect {
@@ -698,5 +548,4 @@ pub fn step_of(effect: &Effect) -> Option<(usize, Direction)> {
 }
 
 #[cfg(test)]
-#[path = "order_tests.rs"]
 mod tests;

@@ -382,5 +382,4 @@ impl Aggregate for Payment {
 }
 
 #[cfg(test)]
-#[path = "payment_tests.rs"]
 mod tests;

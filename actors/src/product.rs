@@ -487,5 +487,4 @@ impl Aggregate for Product {
 }
 
 #[cfg(test)]
-#[path = "product_tests.rs"]
 mod tests;

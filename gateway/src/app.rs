@@ -12,9 +12,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use moka::sync::Cache;
 use souk_actors::account::Account;
 use souk_actors::admission::Gate;
-use souk_actors::directory::Housed;
+use souk_actors::directory::{AskError, Housed};
 use souk_actors::money::Currency;
-use souk_actors::{Clock, Directory, Id, Shop, Timestamp};
+use souk_actors::{Clock, Directory, Id, Shop, Slot, Timestamp};
 use souk_config::{Settings, millis};
 use souk_persistence::journal::{JournalError, ListQuery, ViewRow};
 use tokio::sync::watch;
@@ -166,6 +166,40 @@ impl App {
     /// The stored views of entities that exist.
     pub async fn views<A: Housed>(&self, ids: Vec<Uuid>) -> Result<Vec<ViewRow>, Problem> {
         Ok(self.directory().journal::<A>().views(A::KIND.number(), ids).await?)
+    }
+
+    /// The stored view of the caller's own entity. Somebody else's looks as if it were not there.
+    pub async fn own<A: Housed>(&self, caller: Caller, id: Uuid) -> Result<ViewRow, Problem> {
+        let row = self.view::<A>(id).await?.filter(|row| row.owner == Some(caller.0.uuid()));
+        row.ok_or_else(Problem::not_found)
+    }
+
+    /// The id of what a request makes: what its key names, of this route and for this account, or a fresh
+    /// one. In `slot`, or wherever.
+    pub fn identify<A>(
+        &self,
+        route: &str,
+        account: Id<Account>,
+        key: Option<&str>,
+        slot: Option<Slot>,
+    ) -> Id<A> {
+        match key {
+            Some(key) => Id::named(route, &[account.uuid().as_bytes(), key.as_bytes()], slot),
+            None => Id::fresh(self.now(), slot.unwrap_or_else(Slot::random)),
+        }
+    }
+
+    /// Asks an entity to be made. `key`: what names it; without one it is new for certain.
+    pub async fn make<A: Housed>(
+        &self,
+        id: Id<A>,
+        key: Option<&str>,
+        command: A::Command,
+    ) -> Result<A::Answer, AskError<A::Rejection>> {
+        match key {
+            Some(_) => self.directory().ask(id, command, self.patience()).await,
+            None => self.directory().create(id, command, self.patience()).await,
+        }
     }
 
     /// One more view than the page holds, newest first.

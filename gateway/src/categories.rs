@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use souk_actors::category::{self, Category, Facts};
 use souk_actors::directory::AskError;
-use souk_actors::{Id, Slot, Timestamp};
+use souk_actors::{Id, Timestamp};
 use souk_persistence::journal::ViewRow;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::app::{App, Caller, decode};
 use crate::body::Body;
-use crate::params::{IdempotencyKey, List, Page, PathId, Query, keyed};
+use crate::params::{IdempotencyKey, List, Page, PathId, Query};
 use crate::problem::{Code, Problem, Violation};
 
 /// The routes.
@@ -110,17 +110,8 @@ async fn create(
         ("description", Some(&description), DESCRIPTION_MAX),
     ]))?;
     let command = category::Command::Create(Facts { maker, name, description, fingerprint });
-    let (id, asked) = match key {
-        Some(key) => {
-            let id = keyed::<Category>("POST /categories", maker, &key, None);
-            (id, app.directory().ask(id, command, app.patience()).await)
-        }
-        None => {
-            let id = Id::<Category>::fresh(app.now(), Slot::random());
-            (id, app.directory().create(id, command, app.patience()).await)
-        }
-    };
-    let replayed = match asked {
+    let id = app.identify::<Category>("POST /categories", maker, key.as_deref(), None);
+    let replayed = match app.make(id, key.as_deref(), command).await {
         Ok(category::Answer::Category { replayed, .. }) => replayed,
         Ok(category::Answer::Removed) => false,
         Err(error) => return Err(problem(error)),

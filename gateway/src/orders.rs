@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use axum::Json;
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use souk_actors::Timestamp;
 use souk_actors::order::{self, Order, Status};
 use souk_actors::product::{self, Product};
@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::app::{App, Caller, decode};
-use crate::params::{List, Page, PathId, Query};
+use crate::params::{List, OwnList, PathId, Query};
 use crate::problem::Problem;
 
 /// The routes.
@@ -53,14 +53,6 @@ struct OrderProduct {
     description: String,
     price: i64,
     quantity: u32,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Filter {
-    limit: Option<String>,
-    cursor: Option<String>,
-    status: Option<String>,
 }
 
 type Descriptions = HashMap<Uuid, String>;
@@ -115,10 +107,9 @@ async fn descriptions(app: &App, rows: &[ViewRow]) -> Result<Descriptions, Probl
 async fn list(
     State(app): State<App>,
     Caller(customer): Caller,
-    Query(filter): Query<Filter>,
+    Query(query): Query<OwnList>,
 ) -> Result<Json<List<OrderBody>>, Problem> {
-    let page = Page::parse(filter.limit.as_deref(), filter.cursor.as_deref())?;
-    let equal: Vec<_> = filter.status.into_iter().map(|status| ("status".to_owned(), status)).collect();
+    let (page, equal) = query.parse()?;
     let rows = app.list::<Order>(Some(customer.uuid()), equal.clone(), page).await?;
     let descriptions = descriptions(&app, &rows).await?;
     Ok(Json(List::new(rows, page, "/api/v1/orders", &equal, |row| show(row, &descriptions))?))
@@ -129,11 +120,10 @@ async fn list(
     params(("id" = Uuid, Path)), responses((status = 200, body = OrderBody)))]
 async fn read(
     State(app): State<App>,
-    Caller(customer): Caller,
+    caller: Caller,
     PathId(id): PathId,
 ) -> Result<Json<OrderBody>, Problem> {
-    let row = app.view::<Order>(id).await?.filter(|row| row.owner == Some(customer.uuid()));
-    let rows = [row.ok_or_else(Problem::not_found)?];
+    let rows = [app.own::<Order>(caller, id).await?];
     let descriptions = descriptions(&app, &rows).await?;
     Ok(Json(show(&rows[0], &descriptions)?))
 }

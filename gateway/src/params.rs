@@ -4,10 +4,8 @@ use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
-use souk_actors::account::Account;
-use souk_actors::{Id, Slot};
+use serde::{Deserialize, Serialize};
 use souk_persistence::Timestamp;
 use souk_persistence::journal::ViewRow;
 use utoipa::ToSchema;
@@ -164,9 +162,21 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
     }
 }
 
-/// The id of the thing that `key` names: of this route, for this account.
-pub fn keyed<A>(route: &str, account: Id<Account>, key: &str, slot: Option<Slot>) -> Id<A> {
-    Id::named(route, &[account.uuid().as_bytes(), key.as_bytes()], slot)
+/// The query of a list of the caller's own things.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnList {
+    limit: Option<String>,
+    cursor: Option<String>,
+    status: Option<String>,
+}
+
+impl OwnList {
+    /// Which part, and which views: (name, value).
+    pub fn parse(self) -> Result<(Page, Vec<(String, String)>), Problem> {
+        let page = Page::parse(self.limit.as_deref(), self.cursor.as_deref())?;
+        Ok((page, self.status.into_iter().map(|status| ("status".to_owned(), status)).collect()))
+    }
 }
 
 /// `Prefer: wait=N` (RFC 7240): how many seconds the caller would wait for the end, 1 to 30.

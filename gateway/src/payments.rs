@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use souk_actors::Timestamp;
 use souk_actors::payment::{self, Payment, Status};
 use souk_persistence::journal::ViewRow;
@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::app::{App, Caller, decode};
-use crate::params::{List, Page, PathId, Query};
+use crate::params::{List, OwnList, PathId, Query};
 use crate::problem::Problem;
 
 /// The routes.
@@ -39,14 +39,6 @@ struct PaymentBody {
     updated_at: Timestamp,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Filter {
-    limit: Option<String>,
-    cursor: Option<String>,
-    status: Option<String>,
-}
-
 fn show(row: &ViewRow) -> Result<PaymentBody, Problem> {
     let view: payment::View = decode(row)?;
     Ok(PaymentBody {
@@ -69,10 +61,9 @@ fn show(row: &ViewRow) -> Result<PaymentBody, Problem> {
 async fn list(
     State(app): State<App>,
     Caller(customer): Caller,
-    Query(filter): Query<Filter>,
+    Query(query): Query<OwnList>,
 ) -> Result<Json<List<PaymentBody>>, Problem> {
-    let page = Page::parse(filter.limit.as_deref(), filter.cursor.as_deref())?;
-    let equal: Vec<_> = filter.status.into_iter().map(|status| ("status".to_owned(), status)).collect();
+    let (page, equal) = query.parse()?;
     let rows = app.list::<Payment>(Some(customer.uuid()), equal.clone(), page).await?;
     Ok(Json(List::new(rows, page, "/api/v1/payments", &equal, show)?))
 }
@@ -82,9 +73,8 @@ async fn list(
     params(("id" = Uuid, Path)), responses((status = 200, body = PaymentBody)))]
 async fn read(
     State(app): State<App>,
-    Caller(customer): Caller,
+    caller: Caller,
     PathId(id): PathId,
 ) -> Result<Json<PaymentBody>, Problem> {
-    let row = app.view::<Payment>(id).await?.filter(|row| row.owner == Some(customer.uuid()));
-    Ok(Json(show(&row.ok_or_else(Problem::not_found)?)?))
+    Ok(Json(show(&app.own::<Payment>(caller, id).await?)?))
 }

@@ -10,7 +10,7 @@ use souk_actors::category::{self, Category};
 use souk_actors::directory::AskError;
 use souk_actors::money::{Currency, INVENTORY_MAX, PRICE_MAX};
 use souk_actors::product::{self, Facts, Patch, Product, Seen};
-use souk_actors::{Id, Slot, Timestamp};
+use souk_actors::{Id, Timestamp};
 use souk_persistence::journal::ViewRow;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::app::{App, Caller, decode};
 use crate::body::{Body, integer, optional_integer};
 use crate::categories::{mark_headers, texts};
-use crate::params::{IdempotencyKey, IfMatch, List, Page, PathId, Query, keyed, parse_id};
+use crate::params::{IdempotencyKey, IfMatch, List, Page, PathId, Query, parse_id};
 use crate::problem::{Code, Problem, Violation};
 
 /// The routes.
@@ -208,17 +208,8 @@ async fn create(
     let fingerprint = key.is_some().then(|| body.fingerprint());
     let (facts, inventory) = facts(&app, seller, fingerprint, body.value).await?;
     let command = product::Command::Create { facts, inventory };
-    let (id, asked) = match key {
-        Some(key) => {
-            let id = keyed::<Product>("POST /products", seller, &key, None);
-            (id, app.directory().ask(id, command, app.patience()).await)
-        }
-        None => {
-            let id = Id::<Product>::fresh(app.now(), Slot::random());
-            (id, app.directory().create(id, command, app.patience()).await)
-        }
-    };
-    let replayed = match asked {
+    let id = app.identify::<Product>("POST /products", seller, key.as_deref(), None);
+    let replayed = match app.make(id, key.as_deref(), command).await {
         Ok(product::Answer::Product { replayed, .. }) => replayed,
         Ok(
             product::Answer::Withdrawn

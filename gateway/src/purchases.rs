@@ -32,7 +32,7 @@ use uuid::Uuid;
 use crate::app::{App, Caller, decode};
 use crate::body::{Body, OptionalBody, integer};
 use crate::categories::mark_headers;
-use crate::params::{IdempotencyKey, List, Page, PathId, PreferWait, Query, keyed};
+use crate::params::{IdempotencyKey, List, OwnList, PathId, PreferWait, Query};
 use crate::problem::{Code, Problem, Violation};
 
 /// The routes.
@@ -154,14 +154,6 @@ struct AttentionBody {
     #[schema(value_type = String, format = DateTime)]
     since: Timestamp,
     detail: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Filter {
-    limit: Option<String>,
-    cursor: Option<String>,
-    status: Option<String>,
 }
 
 fn show(now: Timestamp, row: &ViewRow) -> Result<PurchaseBody, Problem> {
@@ -300,17 +292,9 @@ async fn buy(
         patience: millis(app.settings().actors.reserve_ms),
         impossible: refusal.is_some(),
     });
-    let is_new = key.is_none();
-    let id = match key {
-        Some(key) => keyed::<Order>("POST /purchases", customer, &key, Some(customer.slot())),
-        None => Id::fresh(app.now(), customer.slot()),
-    };
-    let directory = app.directory();
-    let watched = wait.map(|seconds| (directory.follow(id), Duration::from_secs(seconds)));
-    let placed = match is_new {
-        true => directory.create(id, place, app.patience()).await,
-        false => directory.ask(id, place, app.patience()).await,
-    };
+    let id = app.identify::<Order>("POST /purchases", customer, key.as_deref(), Some(customer.slot()));
+    let watched = wait.map(|seconds| (app.directory().follow(id), Duration::from_secs(seconds)));
+    let placed = app.make(id, key.as_deref(), place).await;
     let location = format!("/api/v1/purchases/{id}");
     let (status, at, replayed) = match placed {
         Ok(order::Answer::Placed { status, at, replayed }) => (status, at, replayed),
@@ -347,12 +331,6 @@ async fn ended(following: &mut Following) -> Option<Arc<ViewRow>> {
     }
 }
 
-/// The caller's purchase.
-async fn own(app: &App, caller: Caller, id: Uuid) -> Result<ViewRow, Problem> {
-    let row = app.view::<Order>(id).await?.filter(|row| row.owner == Some(caller.0.uuid()));
-    row.ok_or_else(Problem::not_found)
-}
-
 /// One purchase.
 #[utoipa::path(get, path = "/purchases/{id}", tag = "purchases", security(("token" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = PurchaseBody)))]
@@ -361,7 +339,7 @@ async fn read(
     caller: Caller,
     PathId(id): PathId,
 ) -> Result<Json<PurchaseBody>, Problem> {
-    let row = own(&app, caller, id).await?;
+    let row = app.own::<Order>(caller, id).await?;
     Ok(Json(show(app.now(), &row)?))
 }
 
@@ -372,10 +350,9 @@ async fn read(
 async fn list(
     State(app): State<App>,
     Caller(customer): Caller,
-    Query(filter): Query<Filter>,
+    Query(query): Query<OwnList>,
 ) -> Result<Json<List<PurchaseBody>>, Problem> {
-    let page = Page::parse(filter.limit.as_deref(), filter.cursor.as_deref())?;
-    let equal: Vec<_> = filter.status.into_iter().map(|status| ("status".to_owned(), status)).collect();
+    let (page, equal) = query.parse()?;
     let rows = app.list::<Order>(Some(customer.uuid()), equal.clone(), page).await?;
     let now = app.now();
     Ok(Json(List::new(rows, page, "/api/v1/purchases", &equal, |row| show(now, row))?))
@@ -396,7 +373,7 @@ async fn cancel(
         return Err(Problem::field(Code::InvalidBody, "/reason", detail));
     }
     // A stranger must not make an entity load.
-    own(&app, caller, id).await?;
+    app.own::<Order>(caller, id).await?;
     let command = order::Command::Cancel { by: caller.0, reason };
     match app.directory().ask(Id::<Order>::from(id), command, app.patience()).await {
         Ok(_) => {}
@@ -406,7 +383,7 @@ async fn cancel(
         Err(AskError::Rejected(_)) => return Err(Problem::not_found()),
         Err(AskError::Unknown) => return Err(Problem::unknown()),
     }
-    let row = own(&app, caller, id).await?;
+    let row = app.own::<Order>(caller, id).await?;
     Ok((StatusCode::ACCEPTED, Json(show(app.now(), &row)?)).into_response())
 }
 
@@ -425,7 +402,7 @@ async fn events(
         Some(Ok(Ok(last))) => last.saturating_add(1),
         Some(_) => return Err(Problem::new(Code::InvalidHeader, "Last-Event-ID is a position")),
     };
-    own(&app, caller, id).await?;
+    app.own::<Order>(caller, id).await?;
     let watching = Watching {
         id,
         following: app.directory().follow(Id::<Order>::from(id)),

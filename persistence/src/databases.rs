@@ -6,8 +6,8 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row as _};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
 use crate::migrate::{Service, migrate};
 use crate::postgres::PostgresJournal;
@@ -19,6 +19,8 @@ const LOCK_MAX: Duration = Duration::from_secs(10);
 const LOCK_AGAIN: Duration = Duration::from_millis(250);
 /// How often it is made sure that the lock is still ours.
 const LOCK_CHECK: Duration = Duration::from_secs(2);
+/// A server that says nothing for so long is away.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The oldest server whose behaviour the journal's statement was tried on.
 const SERVER_MIN: i32 = 150_000;
 
@@ -98,21 +100,17 @@ pub struct Databases {
     pub product: Arc<PostgresJournal>,
     pub order: Arc<PostgresJournal>,
     pub payment: Arc<PostgresJournal>,
-    keepers: Vec<JoinHandle<()>>,
+    /// Ended, and the locks given back, when this is dropped.
+    _keepers: JoinSet<()>,
     is_lost: watch::Receiver<bool>,
-}
-
-impl Drop for Databases {
-    fn drop(&mut self) {
-        self.keepers.iter().for_each(JoinHandle::abort);
-    }
 }
 
 impl Databases {
     /// Makes, migrates, checks and takes the databases. `pool_size`: the most connections of readers, each.
     pub async fn open(urls: &DatabaseUrls, pool_size: u32) -> Result<Self, DatabasesError> {
         let (lose, is_lost) = watch::channel(false);
-        let mut keepers = Vec::new();
+        // If a later database fails, the locks of the earlier ones go with it.
+        let mut keepers = JoinSet::new();
         let mut journals = Vec::new();
         for service in Service::ALL {
             let options = options(urls, service)?;
@@ -121,12 +119,12 @@ impl Databases {
             migrate(service, &options)
                 .await
                 .map_err(|source| DatabasesError::Migrate { database, source })?;
-            keepers.push(tokio::spawn(keep(lock, options.clone(), database, lose.clone())));
+            keepers.spawn(keep(lock, options.clone(), database, lose.clone()));
             journals.push(PostgresJournal::open(database, options, pool_size));
         }
         let [account, product, order, payment] =
             journals.try_into().expect("there are four services, each with a journal");
-        Ok(Self { account, product, order, payment, keepers, is_lost })
+        Ok(Self { account, product, order, payment, _keepers: keepers, is_lost })
     }
 
     /// Turns true when another Souk has taken a database: this one must stop.
@@ -158,11 +156,11 @@ fn options(urls: &DatabaseUrls, service: Service) -> Result<PgConnectOptions, Da
 async fn take(service: Service, options: &PgConnectOptions) -> Result<PgConnection, DatabasesError> {
     let database = service.database();
     let unreachable = |source| DatabasesError::Unreachable { database, source };
-    let mut connection = match options.connect().await {
+    let mut connection = match connect(options).await {
         // 3D000: there is no such database.
         Err(error) if error.as_database_error().and_then(|e| e.code()).as_deref() == Some("3D000") => {
             make(options).await.map_err(unreachable)?;
-            options.connect().await.map_err(unreachable)?
+            connect(options).await.map_err(unreachable)?
         }
         connected => connected.map_err(unreachable)?,
     };
@@ -177,9 +175,19 @@ async fn take(service: Service, options: &PgConnectOptions) -> Result<PgConnecti
     Ok(connection)
 }
 
+/// The driver's own connect has no bound.
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    within(options.connect()).await
+}
+
+async fn within<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    let elapsed = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    timeout(ANSWER_MAX, answer).await.map_err(elapsed)?
+}
+
 async fn make(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
     let name = options.get_database().unwrap_or_default().replace('"', "\"\"");
-    let mut connection = options.clone().database("postgres").connect().await?;
+    let mut connection = connect(&options.clone().database("postgres")).await?;
     // The name comes from the operator's own URL or is ours; it is quoted, as it cannot be bound.
     let made =
         sqlx::query(AssertSqlSafe(format!("create database \"{name}\""))).execute(&mut connection).await;
@@ -221,7 +229,7 @@ async fn check(database: &'static str, connection: &mut PgConnection) -> Result<
 
 async fn lock(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let query = sqlx::query("select pg_try_advisory_lock($1)").bind(NODE_LOCK);
-    query.fetch_one(connection).await?.try_get(0)
+    within(query.fetch_one(connection)).await?.try_get(0)
 }
 
 /// Keeps the lock: if its connection is lost, as when the server restarts, it is taken anew.
@@ -233,7 +241,7 @@ async fn keep(
 ) {
     loop {
         tokio::time::sleep(LOCK_CHECK).await;
-        if held.ping().await.is_ok() {
+        if within(held.ping()).await.is_ok() {
             continue;
         }
         match take_again(&options).await {
@@ -250,7 +258,7 @@ async fn keep(
 
 /// `None`: somebody else has it, and keeps it.
 async fn take_again(options: &PgConnectOptions) -> Result<Option<PgConnection>, sqlx::Error> {
-    let mut connection = options.connect().await?;
+    let mut connection = connect(options).await?;
     let deadline = Instant::now() + LOCK_MAX;
     while !lock(&mut connection).await? {
         if Instant::now() >= deadline {

@@ -132,10 +132,10 @@ impl Store for MemoryStore {
 impl Stored {
     fn commit(&mut self, batch: &Batch) -> Result<Vec<Uuid>, CommitError> {
         let is_json = |text: &str| serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok();
-        let is_refused = batch
-            .rows
-            .iter()
-            .any(|row| self.poisoned.contains(&row.stream) || !is_json(&row.events) || !is_json(&row.view));
+        let is_refused = batch.rows.iter().any(|row| {
+            let texts = [Some(row.events.as_str()), Some(&row.view), row.snapshot.as_deref()];
+            self.poisoned.contains(&row.stream) || !texts.into_iter().flatten().all(is_json)
+        });
         if is_refused {
             return Err(CommitError::Refused("a row is poisoned".into()));
         }
@@ -284,6 +284,9 @@ impl Journal for MemoryJournal {
 
     fn forget(&self, kinds: Vec<i16>, limit: i64) -> BoxFuture<'_, Result<u64, JournalError>> {
         let mut stored = self.lock();
+        if stored.is_away {
+            return async { Err(JournalError::Unavailable("the journal is away".into())) }.boxed();
+        }
         let past: Vec<_> = stored
             .journal
             .iter()

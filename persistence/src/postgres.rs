@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow, Postgres};
+use sqlx::query::Query;
 use sqlx::{ConnectOptions, Connection, Row as _};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -23,10 +24,13 @@ use crate::writer::{Batch, Store, Writer};
 const ACQUIRE_MAX: Duration = Duration::from_secs(3);
 /// The writer waits so long for a new connection before it tries again.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// A connection that is silent for so long is given up: a network that drops everything says nothing, and
+/// an unknown commit is safely sent again.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 const LOAD: &str = "
 select e.version, e.owed, e.created_at, e.updated_at, e.snapshot::text, j.version, j.at, j.events::text,
-       e.kind
+       e.kind, (e.snapshot ->> 'version')::int
 from entity e
 left join journal j on j.stream = e.stream and j.version > coalesce((e.snapshot ->> 'version')::int, 0)
 where e.stream = $1
@@ -58,11 +62,14 @@ where kind = $1 and (created_at, stream) < ($2, $3) and (view ->> 'gone') is dis
 order by created_at desc, stream desc limit $6";
 
 const FORGET: &str = "
-delete from journal j using (
-  select j.stream, j.version from journal j join entity e using (stream)
-  where j.kind = any($1) and j.version < (e.snapshot ->> 'version')::int
-  limit $2) past
-where j.stream = past.stream and j.version = past.version";
+with gone as (
+  delete from journal j using (
+    select j.stream, j.version from journal j join entity e using (stream)
+    where j.kind = any($1) and j.version < (e.snapshot ->> 'version')::int
+    limit $2) past
+  where j.stream = past.stream and j.version = past.version
+  returning j.stream)
+select count(*) from gone";
 
 /// The journal of one service on PostgreSQL.
 pub struct PostgresJournal {
@@ -94,7 +101,7 @@ impl PostgresJournal {
 
     async fn load_passed(&self, stream: Uuid) -> Result<Option<Loaded>, JournalError> {
         self.writer.passed(stream).await;
-        let rows = sqlx::query(LOAD).bind(stream).fetch_all(&self.pool).await.map_err(unavailable)?;
+        let rows = self.read(sqlx::query(LOAD).bind(stream)).await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let mut tail = Vec::new();
         for row in &rows {
@@ -104,15 +111,43 @@ impl PostgresJournal {
             }
         }
         let owed: Option<OffsetDateTime> = first.try_get(1).map_err(corrupt)?;
+        let version = first.try_get(0).map_err(corrupt)?;
+        let snapshot: Option<String> = first.try_get(4).map_err(corrupt)?;
+        let covered = match (&snapshot, first.try_get::<Option<i32>, _>(9).map_err(corrupt)?) {
+            (None, _) => 0,
+            (Some(_), Some(covered)) => covered,
+            (Some(_), None) => {
+                let what = format!("the snapshot of {stream} has no version");
+                return Err(JournalError::Corrupt(what.into()));
+            }
+        };
+        // A history with a hole, as of a half restored dump, would be a state that never was.
+        if !tail.iter().map(|row| row.version).eq(covered + 1..=version) {
+            let what = format!("the rows of {stream} do not lead from {covered} to {version}");
+            return Err(JournalError::Corrupt(what.into()));
+        }
         Ok(Some(Loaded {
             kind: first.try_get(8).map_err(corrupt)?,
-            version: first.try_get(0).map_err(corrupt)?,
+            version,
             owed: owed.map(Timestamp::from_offset),
             created_at: moment(first, 2)?,
             updated_at: moment(first, 3)?,
-            snapshot: first.try_get(4).map_err(corrupt)?,
+            snapshot,
             tail,
         }))
+    }
+
+    /// Runs one statement outside a transaction. It may be dropped at any moment.
+    async fn read(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, JournalError> {
+        let mut connection = self.pool.acquire().await.map_err(unreadable)?;
+        match tokio::time::timeout(ANSWER_MAX, query.fetch_all(&mut *connection)).await {
+            Ok(rows) => rows.map_err(unreadable),
+            Err(elapsed) => {
+                // Back in the pool, it would be waited for without a bound.
+                connection.close_on_drop();
+                Err(JournalError::Unavailable(elapsed.to_string().into()))
+            }
+        }
     }
 }
 
@@ -134,16 +169,14 @@ impl Journal for PostgresJournal {
     ) -> BoxFuture<'_, Result<Vec<Owed>, JournalError>> {
         let (after, behind) = after.unwrap_or((Timestamp::default(), Uuid::nil()));
         async move {
-            let rows = sqlx::query(OWED)
+            let query = sqlx::query(OWED)
                 .bind(*slots.start())
                 .bind(*slots.end())
                 .bind(before.to_offset())
                 .bind(after.to_offset())
                 .bind(behind)
-                .bind(limit)
-                .fetch_all(&self.pool)
-                .await
-                .map_err(unavailable)?;
+                .bind(limit);
+            let rows = self.read(query).await?;
             let owed = |row: &PgRow| {
                 let (stream, kind) = (row.try_get(0).map_err(corrupt)?, row.try_get(1).map_err(corrupt)?);
                 Ok(Owed { stream, kind, since: moment(row, 2)? })
@@ -159,8 +192,7 @@ impl Journal for PostgresJournal {
 
     fn views(&self, kind: i16, streams: Vec<Uuid>) -> BoxFuture<'_, Result<Vec<ViewRow>, JournalError>> {
         async move {
-            let rows = sqlx::query(VIEWS).bind(kind).bind(streams).fetch_all(&self.pool).await;
-            rows.map_err(unavailable)?.iter().map(view).collect()
+            self.read(sqlx::query(VIEWS).bind(kind).bind(streams)).await?.iter().map(view).collect()
         }
         .boxed()
     }
@@ -183,15 +215,16 @@ impl Journal for PostgresJournal {
                 Some(owner) => query.bind(owner),
                 None => query,
             };
-            query.fetch_all(&self.pool).await.map_err(unavailable)?.iter().map(view).collect()
+            self.read(query).await?.iter().map(view).collect()
         }
         .boxed()
     }
 
     fn forget(&self, kinds: Vec<i16>, limit: i64) -> BoxFuture<'_, Result<u64, JournalError>> {
         async move {
-            let done = sqlx::query(FORGET).bind(kinds).bind(limit).execute(&self.pool).await;
-            Ok(done.map_err(unavailable)?.rows_affected())
+            let rows = self.read(sqlx::query(FORGET).bind(kinds).bind(limit)).await?;
+            let count: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(corrupt)?;
+            Ok(count.unsigned_abs())
         }
         .boxed()
     }
@@ -220,8 +253,13 @@ fn view(row: &PgRow) -> Result<ViewRow, JournalError> {
     })
 }
 
-fn unavailable(error: sqlx::Error) -> JournalError {
-    JournalError::Unavailable(error.to_string().into())
+/// Class 22: what is stored is not what the query makes of it, and will not be when asked again.
+fn unreadable(error: sqlx::Error) -> JournalError {
+    let code = error.as_database_error().and_then(|error| error.code());
+    match code.is_some_and(|code| code.starts_with("22")) {
+        true => corrupt(error),
+        false => JournalError::Unavailable(error.to_string().into()),
+    }
 }
 
 fn corrupt(error: sqlx::Error) -> JournalError {
@@ -246,7 +284,10 @@ impl Store for PostgresStore {
                 self.connection.insert(connection)
             }
         };
-        statement::commit(connection, batch).await
+        match tokio::time::timeout(ANSWER_MAX, statement::commit(connection, batch)).await {
+            Ok(answer) => answer,
+            Err(elapsed) => Err(CommitError::Unknown(elapsed.into())),
+        }
     }
 
     fn reset(&mut self) {

@@ -18,6 +18,10 @@ use crate::writer::Batch;
 
 /// Arrays are sorted by stream: two writers that lock the same rows in different orders deadlock, and do
 /// so again when they send again. One row per stream: the second would not see the first.
+///
+/// Whether a stream is known is asked by a scalar subquery on purpose. `exists` may be planned as a hash of
+/// the whole table, and is, while the table is empty: the plan is made once per connection, so a new shop
+/// would read every entity for every batch until its tables are analysed.
 const COMMIT: &str = "
 with r as materialized (
   select * from unnest($2::uuid[], $3::int4[], $4::int2[], $5::int2[], $6::timestamptz[], $7::timestamptz[],
@@ -27,7 +31,7 @@ e as (
   insert into entity as x
     (stream, version, batch, kind, slot, owed, owner, created_at, updated_at, view, snapshot)
   select stream, version, $1::uuid, kind, slot, owed, owner, at, updated_at, view, snapshot from r
-  where version = 1 or exists (select from entity known where known.stream = r.stream)
+  where version = 1 or (select true from entity known where known.stream = r.stream)
   on conflict (stream) do update set
     version = excluded.version, batch = excluded.batch, owed = excluded.owed,
     updated_at = excluded.updated_at, view = excluded.view,

@@ -1,11 +1,13 @@
 //! A proxy in front of PostgreSQL that can swallow an answer: it forwards a request whole, and cuts both
-//! connections before the first byte of the answer has come back.
+//! connections before the first byte of the answer has come back. Or it says nothing ever after, as a
+//! network does that drops everything.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// A request that carries this is one whose answer may be swallowed.
 const MARK: &[u8] = b"swallow";
@@ -13,6 +15,8 @@ const MARK: &[u8] = b"swallow";
 pub struct Proxy {
     pub port: u16,
     to_swallow: Arc<AtomicUsize>,
+    /// Connections younger than this are passed, older ones are silent.
+    generation: watch::Sender<usize>,
 }
 
 impl Proxy {
@@ -21,17 +25,24 @@ impl Proxy {
         let port = listener.local_addr().expect("an address").port();
         let to_swallow = Arc::new(AtomicUsize::new(0));
         let shared = Arc::clone(&to_swallow);
+        let (generation, born) = watch::channel(0);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let shared = Arc::clone(&shared);
+                let mut generation = born.clone();
+                generation.mark_unchanged();
                 tokio::spawn(async move {
                     let server = TcpStream::connect(("127.0.0.1", server)).await.expect("the server");
                     // An error is a cut connection, which is what a proxy is here for.
-                    let _ = pass(client, server, &shared).await;
+                    tokio::select! {
+                        _ = pass(&client, &server, &shared) => {}
+                        // Both ends stay open, and hear nothing.
+                        Ok(()) = generation.changed() => std::future::pending().await,
+                    }
                 });
             }
         });
-        Self { port, to_swallow }
+        Self { port, to_swallow, generation }
     }
 
     /// The answers to the next `count` requests that carry the mark are swallowed.
@@ -41,6 +52,11 @@ impl Proxy {
 
     pub fn left(&self) -> usize {
         self.to_swallow.load(Ordering::SeqCst)
+    }
+
+    /// Connections that are open now pass nothing any more; new ones do.
+    pub fn silence(&self) {
+        self.generation.send_modify(|generation| *generation += 1);
     }
 }
 

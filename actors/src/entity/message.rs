@@ -1,0 +1,78 @@
+//! What an entity is sent, and what it begins with.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::admission::{Gate, Permit};
+use crate::aggregate::Aggregate;
+use crate::host::Host;
+use crate::ids::Id;
+
+/// What an entity can be sent.
+#[derive(Debug)]
+pub enum Message<A: Aggregate> {
+    /// Somebody asks.
+    Ask(Envelope<A>),
+    /// What the world answered to an effect. Delivered by name: it may be another incarnation's.
+    Answered(Effected<A>),
+    /// The row is durable; what was held for it has been released.
+    Durable(i32),
+    /// A row is not ours.
+    NotOurs,
+    /// The database refuses a row.
+    Poisoned(Arc<str>),
+    /// Look again at what is owed.
+    Wake(Permit),
+    /// Leave memory, if at rest.
+    Leave,
+}
+
+/// A command and who waits for its answer.
+#[derive(Debug)]
+pub struct Envelope<A: Aggregate> {
+    /// What is asked.
+    pub command: A::Command,
+    /// Where the answer goes.
+    pub reply: Reply<A>,
+}
+
+/// Whoever waits for an answer. Dropped unanswered it tells them that the outcome is unknown, so nobody
+/// ever waits for an actor that has died.
+#[derive(Debug)]
+pub struct Reply<A: Aggregate> {
+    /// The waiting side.
+    pub to: oneshot::Sender<Result<A::Answer, A::Rejection>>,
+    /// The place in the mailbox, free again when the answer has left.
+    pub permit: Permit,
+}
+
+/// The answer of the world, as a command.
+#[derive(Debug)]
+pub struct Effected<A: Aggregate> {
+    /// Who asked.
+    pub incarnation: u64,
+    /// The effect's name.
+    pub effect: &'static str,
+    /// What was answered.
+    pub command: A::Command,
+    /// The place in the mailbox.
+    pub permit: Permit,
+}
+
+/// How an entity begins.
+#[derive(Debug)]
+pub struct Birth<A: Aggregate> {
+    /// Where it lives.
+    pub host: Arc<Host<A>>,
+    /// Who it is.
+    pub id: Id<A>,
+    /// Which of its lives this is, unique in this process.
+    pub incarnation: u64,
+    /// Its stream is known to be empty.
+    pub is_new: bool,
+    /// How often it has failed since it last wrote a row.
+    pub failures: u32,
+    /// The bound of its mailbox.
+    pub gate: Arc<Gate>,
+}
