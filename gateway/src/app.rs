@@ -7,7 +7,6 @@ use axum::Router;
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::middleware::from_fn_with_state;
 use metrics_exporter_prometheus::PrometheusHandle;
 use moka::sync::Cache;
 use souk_actors::account::Account;
@@ -22,7 +21,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
-use crate::layers::{RequestLimits, pass};
+use crate::layers::{RequestLimits, layers};
 use crate::params::Page;
 use crate::passwords::{Passwords, PasswordsError};
 use crate::problem::{Code, Problem};
@@ -293,12 +292,5 @@ pub fn router(app: App) -> Router {
         .nest("/api/v1", api)
         .merge(health::routes())
         .split_for_parts();
-    router
-        .merge(docs::routes(description))
-        .fallback(async || Problem::new(Code::NotFound, "there is no such path"))
-        .method_not_allowed_fallback(async || {
-            Problem::new(Code::MethodNotAllowed, "the path does not know this method")
-        })
-        .layer(from_fn_with_state(limits, pass))
-        .with_state(app)
+    layers(router.merge(docs::routes(description)), limits).with_state(app)
 }

@@ -1,6 +1,6 @@
 //! JSON bodies: bounded, strict, and exact about what is wrong.
 
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRef, FromRequest, Request};
 use axum::http::header::CONTENT_TYPE;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,6 +13,19 @@ use sha2::{Digest, Sha256};
 use crate::app::App;
 use crate::problem::{Code, Problem};
 
+/// So many characters of either end of a message are told.
+const QUOTED_MAX: usize = 120;
+
+/// The largest body that is read, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimit(pub usize);
+
+impl FromRef<App> for BodyLimit {
+    fn from_ref(app: &App) -> Self {
+        Self(app.body_limit())
+    }
+}
+
 /// A JSON body.
 #[derive(Debug)]
 pub struct Body<T> {
@@ -24,10 +37,16 @@ pub struct Body<T> {
 impl<T> Body<T> {
     /// Hash of the body's canonical form: what is said, whatever its order and white space.
     pub fn fingerprint(&self) -> String {
-        let value: Value = serde_json::from_slice(&self.bytes).unwrap_or(Value::Null);
         let mut text = String::new();
-        canonical(&value, &mut text);
-        URL_SAFE_NO_PAD.encode(Sha256::digest(text))
+        let hash = match serde_json::from_slice(&self.bytes) {
+            Ok(value) => {
+                canonical(&value, &mut text);
+                Sha256::digest(text)
+            }
+            // A field that nobody looks at may hold what a `Value` cannot: then it is the bytes that count.
+            Err(_) => Sha256::digest(&self.bytes),
+        };
+        URL_SAFE_NO_PAD.encode(hash)
     }
 }
 
@@ -60,11 +79,16 @@ fn canonical(value: &Value, text: &mut String) {
     }
 }
 
-impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+impl<S, T> FromRequest<S> for Body<T>
+where
+    S: Send + Sync,
+    T: DeserializeOwned,
+    BodyLimit: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let bytes = read(request, app).await?;
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let bytes = read(request, BodyLimit::from_ref(state)).await?;
         Ok(Self { value: parse(&bytes)?, bytes })
     }
 }
@@ -73,11 +97,16 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
 #[derive(Debug)]
 pub struct OptionalBody<T>(pub T);
 
-impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalBody<T> {
+impl<S, T> FromRequest<S> for OptionalBody<T>
+where
+    S: Send + Sync,
+    T: DeserializeOwned + Default,
+    BodyLimit: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let bytes = read(request, app).await?;
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let bytes = read(request, BodyLimit::from_ref(state)).await?;
         match bytes.trim_ascii() {
             b"" | b"\"\"" => Ok(Self(T::default())),
             _ => parse(&bytes).map(Self),
@@ -85,7 +114,7 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalBody<T> {
     }
 }
 
-async fn read(request: Request, app: &App) -> Result<Bytes, Problem> {
+async fn read(request: Request, BodyLimit(limit): BodyLimit) -> Result<Bytes, Problem> {
     if let Some(kind) = request.headers().get(CONTENT_TYPE) {
         let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
         let kind = kind.to_ascii_lowercase();
@@ -93,7 +122,6 @@ async fn read(request: Request, app: &App) -> Result<Bytes, Problem> {
             return Err(Problem::new(Code::UnsupportedMediaType, format!("{kind} is not understood")));
         }
     }
-    let limit = app.body_limit();
     axum::body::to_bytes(request.into_body(), limit).await.map_err(|error| {
         let is_length = std::error::Error::source(&error)
             .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
@@ -109,27 +137,44 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         return Err(Problem::new(Code::InvalidString, "a string may not contain NUL"));
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let mut pointer = pointer(error.path());
-        let error = error.into_inner();
-        let message = error.to_string();
-        let message = message.split(" at line ").next().unwrap_or_default().to_owned();
-        if !error.is_data() {
-            return Problem::new(Code::InvalidJson, message);
-        }
-        let named = |prefix: &str| message.strip_prefix(prefix)?.split('`').nth(1).map(str::to_owned);
-        if let Some(field) = named("unknown field") {
-            pointer.push_str(&format!("/{}", escape(&field)));
-            return Problem::field(Code::UnknownField, pointer, message);
-        }
-        if let Some(field) = named("missing field") {
-            pointer.push_str(&format!("/{}", escape(&field)));
-            return Problem::field(Code::MissingField, pointer, message);
-        }
-        Problem::field(Code::InvalidType, pointer, message)
-    })?;
+    let value = serde_path_to_error::deserialize(&mut json).map_err(refusal)?;
     json.end().map_err(|_| Problem::new(Code::InvalidJson, "something follows the JSON value"))?;
     Ok(value)
+}
+
+/// What serde says of a body, as a problem. It tells its errors apart by their text alone.
+fn refusal(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    let mut pointer = pointer(error.path());
+    let error = error.into_inner();
+    let message = error.to_string();
+    let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _place)| message);
+    if !error.is_data() {
+        return Problem::new(Code::InvalidJson, shortened(message));
+    }
+    if message.starts_with("unknown field") {
+        return Problem::field(Code::UnknownField, pointer, shortened(message));
+    }
+    // The path of these two ends at the object, so the field comes from the text: a name in our own types.
+    let named = |prefix: &str| message.strip_prefix(prefix)?.split('`').nth(1);
+    if let Some(field) = named("missing field") {
+        pointer.push_str(&format!("/{}", escape(field)));
+        return Problem::field(Code::MissingField, pointer, message);
+    }
+    if let Some(field) = named("duplicate field") {
+        pointer.push_str(&format!("/{}", escape(field)));
+        return Problem::field(Code::InvalidBody, pointer, message);
+    }
+    Problem::field(Code::InvalidType, pointer, shortened(message))
+}
+
+/// A message quotes what was sent, however long; how it begins and ends says enough.
+fn shortened(message: &str) -> String {
+    let length = message.chars().count();
+    if length <= 2 * QUOTED_MAX {
+        return message.to_owned();
+    }
+    let begin = message.chars().take(QUOTED_MAX);
+    begin.chain(['…']).chain(message.chars().skip(length - QUOTED_MAX)).collect()
 }
 
 /// A NUL can only come as itself, which JSON forbids, or as the escape of a string.
@@ -237,7 +282,7 @@ mod tests {
     fn what_is_wrong_is_said_with_a_pointer() {
         let (code, text) = fails(r#"{"price":1,"parts":[{"price":1,"pri/ce":2}]}"#);
         assert_eq!(code, Code::UnknownField);
-        assert!(text.contains("/parts/0/pri~1ce"), "{text}");
+        assert!(text.contains("\"/parts/0/pri~1ce\""), "{text}");
         let (code, text) = fails(r#"{"parts":[]}"#);
         assert_eq!(code, Code::MissingField);
         assert!(text.contains("\"/price\""), "{text}");
@@ -258,5 +303,6 @@ mod tests {
             |text: &'static str| Body { value: (), bytes: Bytes::from_static(text.as_bytes()) }.fingerprint();
         assert_eq!(fingerprint(r#"{"a":1,"b":[1,2]}"#), fingerprint("{ \"b\":[1, 2],\n\"a\":1}"));
         assert_ne!(fingerprint(r#"{"a":1,"b":[1,2]}"#), fingerprint(r#"{"a":1,"b":[2,1]}"#));
+        assert_ne!(fingerprint(r#"{"a":1,"x":1e999}"#), fingerprint(r#"{"a":2,"x":1e999}"#));
     }
 }

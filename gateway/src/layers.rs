@@ -6,14 +6,16 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{CACHE_CONTROL, HeaderName, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderMap, HeaderValue};
-use axum::middleware::Next;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use souk_actors::admission::Gate;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::problem::{Code, Problem};
 use crate::trace::TraceParent;
@@ -21,6 +23,8 @@ use crate::trace::TraceParent;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const REQUEST_ID_MAX: usize = 128;
+/// Told even when too much is under way: a node must not be restarted for being busy.
+const HEALTH: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
 /// The bounds of requests.
 #[derive(Clone, Debug)]
@@ -31,20 +35,34 @@ pub struct RequestLimits {
     pub timeout: Duration,
 }
 
+/// Puts what every request passes around `router`, and answers for paths and methods that it does not know.
+pub fn layers<S: Clone + Send + Sync + 'static>(router: Router<S>, limits: RequestLimits) -> Router<S> {
+    router
+        .fallback(async || Problem::new(Code::NotFound, "there is no such path"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(Code::MethodNotAllowed, "the path does not know this method")
+        })
+        .layer(from_fn_with_state(limits, pass))
+}
+
 /// Handles a request within its bounds.
-pub async fn pass(State(limits): State<RequestLimits>, request: Request, next: Next) -> Response {
+async fn pass(State(limits): State<RequestLimits>, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    let route = request.extensions().get::<MatchedPath>().cloned();
+    let _under_way = UnderWay::begin();
+    let method = method(request.method());
+    let uri = request.uri().clone();
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    // Never the path itself: a label has few values.
+    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let trace = TraceParent::follow(text(request.headers(), &TRACEPARENT));
     let request_id = request_id(request.headers(), trace);
+    let span = tracing::info_span!("request", method, route, trace = %format_args!("{:032x}", trace.trace));
 
-    let mut response = handle(&limits, request, next).await;
+    let handled = handle(&limits, route, request, next).instrument(span.clone());
+    let mut response = handled.await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        response = problem.respond(&path);
+        response = problem.respond(uri.path());
     }
-    let status = response.status();
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&trace.header()) {
         headers.insert(TRACEPARENT, value);
@@ -53,27 +71,59 @@ pub async fn pass(State(limits): State<RequestLimits>, request: Request, next: N
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 
-    // Never the path itself: a label has few values.
-    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str).to_owned();
-    let elapsed = started.elapsed();
-    let trace = format!("{:032x}", trace.trace);
-    if status.is_server_error() {
-        tracing::warn!(%method, route, status = status.as_u16(), ?elapsed, trace, "request failed");
-    } else {
-        tracing::debug!(%method, route, status = status.as_u16(), ?elapsed, trace, "request handled");
-    }
-    metrics::histogram!("souk_http_request_seconds", "method" => method.to_string(), "route" => route.clone())
-        .record(elapsed.as_secs_f64());
-    metrics::counter!("souk_http_requests_total", "method" => method.to_string(), "route" => route,
-        "status" => status.as_u16().to_string())
-    .increment(1);
+    let (status, elapsed) = (response.status(), started.elapsed());
+    span.in_scope(|| match status.is_server_error() {
+        true => tracing::warn!(status = status.as_u16(), ?elapsed, "request failed"),
+        false => tracing::debug!(status = status.as_u16(), ?elapsed, "request handled"),
+    });
+    count(method, route, status, elapsed);
     response
 }
 
-async fn handle(limits: &RequestLimits, request: Request, next: Next) -> Response {
-    let Some(_permit) = limits.gate.enter() else {
+fn count(method: &'static str, route: &str, status: StatusCode, elapsed: Duration) {
+    let route: Arc<str> = Arc::from(route);
+    metrics::histogram!("souk_http_request_seconds", "method" => method, "route" => Arc::clone(&route))
+        .record(elapsed.as_secs_f64());
+    let status = status.as_str().to_owned();
+    metrics::counter!("souk_http_requests_total", "method" => method, "route" => route, "status" => status)
+        .increment(1);
+}
+
+/// A request under way, counted until it is answered or its client is gone.
+struct UnderWay;
+
+impl UnderWay {
+    fn begin() -> Self {
+        metrics::gauge!("souk_http_requests_under_way").increment(1.0);
+        Self
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        metrics::gauge!("souk_http_requests_under_way").decrement(1.0);
+    }
+}
+
+/// The method as a label. A client may invent methods, and each would be counted for ever.
+fn method(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "PATCH" => "PATCH",
+        "HEAD" => "HEAD",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+async fn handle(limits: &RequestLimits, route: &str, request: Request, next: Next) -> Response {
+    let permit = limits.gate.enter();
+    if permit.is_none() && !HEALTH.contains(&route) {
         return Problem::new(Code::Overloaded, "too many requests are under way").into_response();
-    };
+    }
     let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
     match tokio::time::timeout(limits.timeout, handled).await {
         Ok(Ok(response)) => response,

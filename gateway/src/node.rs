@@ -66,32 +66,16 @@ impl Node {
             }
             false => None,
         };
-        let urls = urls(&settings, embedded.as_ref());
-        let opened = Databases::open(&urls, settings.database.pool_size).await;
-        let databases = match opened {
-            Ok(databases) => databases,
+        match over(&settings, embedded.as_ref(), metrics).await {
+            Ok((databases, app, drain)) => Ok(Self { embedded, databases, app, listener, settings, drain }),
             Err(error) => {
+                // Nobody is left who would stop it.
                 if let Some(embedded) = embedded {
                     embedded.stop().await;
                 }
-                return Err(error).context("open the databases");
+                Err(error)
             }
-        };
-        let clock = Clock::System;
-        let shop = shop(&settings, &databases, clock).await?;
-        let password = &settings.password;
-        let (drain, draining) = watch::channel(false);
-        let app = App::new(Ingredients {
-            shop,
-            clock,
-            tokens: Tokens::new(&[token_key(&settings)?])?,
-            passwords: Passwords::new(password.concurrency, password.waiting_max)?,
-            shop_currency: settings.gateway.shop_currency.parse().context("gateway.shop_currency")?,
-            settings: settings.clone(),
-            metrics,
-            draining,
-        });
-        Ok(Self { embedded, databases, app, listener, settings, drain })
+        }
     }
 
     /// Where it listens.
@@ -144,6 +128,31 @@ impl Node {
             Some(Ended::GaveUp) => Err(Ended::GaveUp),
         }
     }
+}
+
+/// Opens databases and shop over the servers that there are.
+async fn over(
+    settings: &Settings,
+    embedded: Option<&Embedded>,
+    metrics: PrometheusHandle,
+) -> Result<(Databases, App, watch::Sender<bool>)> {
+    let urls = urls(settings, embedded);
+    let databases =
+        Databases::open(&urls, settings.database.pool_size).await.context("open the databases")?;
+    let password = &settings.password;
+    let (drain, draining) = watch::channel(false);
+    let clock = Clock::System;
+    let app = App::new(Ingredients {
+        tokens: Tokens::new(&[token_key(settings)?])?,
+        passwords: Passwords::new(password.concurrency, password.waiting_max)?,
+        shop_currency: settings.gateway.shop_currency.parse().context("gateway.shop_currency")?,
+        shop: shop(settings, &databases, clock).await?,
+        clock,
+        settings: settings.clone(),
+        metrics,
+        draining,
+    });
+    Ok((databases, app, drain))
 }
 
 async fn sole(app: App, within: Duration) -> Option<Shop> {

@@ -277,5 +277,6 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Code::ALL.len());
+        assert_eq!(Code::ALL.len(), Code::Timeout as usize + 1, "the last one is named here");
     }
 }

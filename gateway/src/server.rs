@@ -16,11 +16,13 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// A client that takes nothing of its answer for so long is cut off.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(20);
+/// How HTTP/2 begins; HTTP/1 differs from it within a few bytes.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEADERS_MAX: usize = 100;
 const STREAMS_MAX: u32 = 100;
 const PING_EVERY: Duration = Duration::from_secs(20);
@@ -40,7 +42,7 @@ pub struct ServerLimits {
     pub drain: Duration,
 }
 
-/// Serves until `shutdown` resolves, then lets requests under way end.
+/// Serves until `shutdown` resolves, then lets requests under way end, and cuts off those that do not.
 pub async fn serve(
     listener: TcpListener,
     app: Router,
@@ -49,6 +51,7 @@ pub async fn serve(
 ) {
     let connections = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
+    let (cut_off, _) = watch::channel(false);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -90,31 +93,48 @@ pub async fn serve(
         let guarded = TokioIo::new(Guarded::new(stream, limits.header_timeout));
         let connection = builder.serve_connection(guarded, service).into_owned();
         let connection = graceful.watch(connection);
+        let mut is_cut_off = cut_off.subscribe();
         tokio::spawn(async move {
             let _permit = permit;
-            // A client that misbehaves or goes away is its own affair.
-            if let Err(error) = connection.await {
-                tracing::debug!(error, "connection ended");
+            tokio::select! {
+                // A client that misbehaves or goes away is its own affair.
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(error, "connection ended");
+                },
+                _ = is_cut_off.wait_for(|is_cut_off| *is_cut_off) => {}
             }
         });
     }
     drop(listener);
     if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were still under way when the time to drain was over");
+        cut_off.send_replace(true);
+        cut_off.closed().await;
     }
 }
 
 /// A connection whose client must say something first and take what it is sent.
 struct Guarded {
     stream: TcpStream,
-    /// Until the first byte: before it, not even the protocol is known.
+    /// Until the protocol is known: from then on hyper has time-outs of its own.
     silence: Option<Pin<Box<Sleep>>>,
+    /// So many bytes came that are the beginning of [`PREFACE`].
+    prefaced: usize,
     stall: Option<Pin<Box<Sleep>>>,
 }
 
 impl Guarded {
     fn new(stream: TcpStream, silence: Duration) -> Self {
-        Self { stream, silence: Some(Box::pin(sleep(silence))), stall: None }
+        Self { stream, silence: Some(Box::pin(sleep(silence))), prefaced: 0, stall: None }
+    }
+
+    /// Looks at what came while the protocol was not known.
+    fn recognise(&mut self, came: &[u8]) {
+        let expected = &PREFACE[self.prefaced..];
+        match expected.strip_prefix(came) {
+            Some([]) | None => self.silence = None,
+            Some(_rest) => self.prefaced += came.len(),
+        }
     }
 
     /// The result of a write, or an error once it has been pending for too long.
@@ -137,14 +157,14 @@ impl AsyncRead for Guarded {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if read.is_ready() {
-            self.silence = None;
-        } else if let Some(silence) = &mut self.silence
-            && silence.as_mut().poll(context).is_ready()
-        {
+        let Some(silence) = &mut self.silence else { return read };
+        if read.is_pending() {
+            ready!(silence.as_mut().poll(context));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        self.recognise(&buffer.filled()[before..]);
         read
     }
 }

@@ -1,6 +1,7 @@
 //! Logs and metrics.
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use souk_config::LogFormat;
@@ -11,6 +12,9 @@ use tracing_subscriber::fmt::time::UtcTime;
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
+/// So often what was measured is put into the buckets: until then each measurement is kept by itself.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
 /// Why nothing can be seen.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -20,6 +24,9 @@ pub enum TelemetryError {
     /// Somebody else logs already.
     #[error("logging is set up twice")]
     Twice,
+    /// The system gives no thread.
+    #[error("metrics cannot be kept")]
+    Thread(#[from] std::io::Error),
     /// The recorder cannot be made.
     #[error("metrics cannot be recorded")]
     Recorder(#[from] metrics_exporter_prometheus::BuildError),
@@ -42,9 +49,18 @@ pub fn log(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
     set.map_err(|_| TelemetryError::Twice)
 }
 
-/// Records metrics; the handle shows them.
+/// Records metrics; the handle shows them. Needs no runtime: it begins before there is one.
 pub fn record() -> Result<PrometheusHandle, TelemetryError> {
     let builder =
         PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)?;
-    Ok(builder.install_recorder()?)
+    let handle = builder.install_recorder()?;
+    let kept = handle.clone();
+    // As long as the process, like the recorder.
+    std::thread::Builder::new().name("metrics".to_owned()).spawn(move || {
+        loop {
+            std::thread::sleep(UPKEEP_EVERY);
+            kept.run_upkeep();
+        }
+    })?;
+    Ok(handle)
 }

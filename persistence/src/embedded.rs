@@ -345,8 +345,9 @@ fn place(data: &Path, user: Option<&User>) -> Result<PathBuf, EmbeddedError> {
     if data.ancestors().all(|folder| is_searchable(folder, user)) {
         return Ok(inside);
     }
-    let name: String = data.to_string_lossy().chars().map(|c| if c == '/' { '-' } else { c }).collect();
-    let elsewhere = Path::new("/var/lib/souk").join(name.trim_start_matches('-'));
+    // No two folders have one name: a dash that was there is doubled.
+    let name = data.to_string_lossy().replace('-', "--").replace('/', "-");
+    let elsewhere = Path::new("/var/lib/souk").join(name);
     std::fs::create_dir_all("/var/lib/souk").doing("make", Path::new("/var/lib/souk"))?;
     std::fs::write(&location, format!("{}\n", elsewhere.display())).doing("write", &location)?;
     tracing::info!(cluster = %elsewhere.display(), "the server's user cannot reach the data folder");
