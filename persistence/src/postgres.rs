@@ -1,4 +1,6 @@
-//! The journal on PostgreSQL: a connection of its own for the writer, a small pool for readers.
+//! The journal on PostgreSQL: a connection of its own for the writer, a few for readers.
+
+mod readers;
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -7,12 +9,13 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow, Postgres};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{ConnectOptions, Connection, Row as _};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use self::readers::Readers;
 use crate::Timestamp;
 use crate::journal::{
     Done, Journal, JournalError, ListQuery, Loaded, Owed, Reschedule, Row, StoredRow, ViewRow,
@@ -20,8 +23,6 @@ use crate::journal::{
 use crate::statement::{self, CommitError};
 use crate::writer::{Batch, Store, Writer};
 
-/// A reader waits so long for a connection before the journal counts as unavailable.
-const ACQUIRE_MAX: Duration = Duration::from_secs(3);
 /// The writer waits so long for a new connection before it tries again.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// A connection that is silent for so long is given up: a network that drops everything says nothing, and
@@ -73,7 +74,7 @@ select count(*) from gone";
 
 /// The journal of one service on PostgreSQL.
 pub struct PostgresJournal {
-    pool: PgPool,
+    readers: Readers,
     writer: Writer,
     name: String,
 }
@@ -89,14 +90,11 @@ impl PostgresJournal {
     /// when it is first used.
     pub fn open(name: &str, options: PgConnectOptions, pool_size: u32) -> Arc<Self> {
         let options = options.application_name(&format!("souk {name}")).disable_statement_logging();
-        let pool = PgPoolOptions::new()
-            .max_connections(pool_size)
-            .acquire_timeout(ACQUIRE_MAX)
-            .connect_lazy_with(options.clone());
+        let readers = Readers::new(options.clone(), pool_size);
         // A plan per batch size would cost a millisecond each; a held lock must not hold the writer.
         let session = [("plan_cache_mode", "force_generic_plan"), ("jit", "off"), ("lock_timeout", "2s")];
         let store = PostgresStore { options: options.options(session), connection: None };
-        Arc::new(Self { pool, writer: Writer::start(name, store), name: name.to_owned() })
+        Arc::new(Self { readers, writer: Writer::start(name, store), name: name.to_owned() })
     }
 
     async fn load_passed(&self, stream: Uuid) -> Result<Option<Loaded>, JournalError> {
@@ -137,17 +135,8 @@ impl PostgresJournal {
         }))
     }
 
-    /// Runs one statement outside a transaction. It may be dropped at any moment.
     async fn read(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, JournalError> {
-        let mut connection = self.pool.acquire().await.map_err(unreadable)?;
-        match tokio::time::timeout(ANSWER_MAX, query.fetch_all(&mut *connection)).await {
-            Ok(rows) => rows.map_err(unreadable),
-            Err(elapsed) => {
-                // Back in the pool, it would be waited for without a bound.
-                connection.close_on_drop();
-                Err(JournalError::Unavailable(elapsed.to_string().into()))
-            }
-        }
+        self.readers.read(query).await.map_err(unreadable)
     }
 }
 

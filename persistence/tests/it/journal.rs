@@ -1,31 +1,21 @@
-//! The journal's contract, written once, and kept by both implementations.
+//! The journal's contract, written once, and kept by both implementations: in memory here, on PostgreSQL in
+//! `postgres.rs`.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use futures::FutureExt;
 use souk_persistence::Timestamp;
-use souk_persistence::databases::{DatabaseUrls, Databases, DatabasesError};
-use souk_persistence::embedded::{Embedded, EmbeddedSettings};
 use souk_persistence::journal::{Committed, Journal, JournalError, ListQuery, Reschedule, Row};
 use souk_persistence::memory::{Fault, MemoryJournal};
-use souk_persistence::postgres::PostgresJournal;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection, PgConnection, Row as _};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::folder::Folder;
-use crate::proxy::Proxy;
-
-type Shared = Arc<dyn Journal>;
+pub type Shared = Arc<dyn Journal>;
 
 const KIND: i16 = 5;
 
-fn stream(number: u128) -> Uuid {
+pub fn stream(number: u128) -> Uuid {
     Uuid::from_u128(number)
 }
 
@@ -33,7 +23,7 @@ fn micros(at: i64) -> Timestamp {
     Timestamp::from_micros(1_700_000_000_000_000 + at)
 }
 
-fn row(number: u128, version: i32) -> Row {
+pub fn row(number: u128, version: i32) -> Row {
     Row {
         stream: stream(number),
         version,
@@ -50,18 +40,18 @@ fn row(number: u128, version: i32) -> Row {
 }
 
 /// Gives a row and waits for what became of it.
-fn give(journal: &Shared, row: Row) -> oneshot::Receiver<Committed> {
+pub fn give(journal: &Shared, row: Row) -> oneshot::Receiver<Committed> {
     let (told, hears) = oneshot::channel();
     journal.commit(row, Box::new(move |committed| drop(told.send(committed))));
     hears
 }
 
-async fn commit(journal: &Shared, row: Row) -> Committed {
+pub async fn commit(journal: &Shared, row: Row) -> Committed {
     let hears = give(journal, row);
     tokio::time::timeout(Duration::from_secs(60), hears).await.expect("in time").expect("is told")
 }
 
-async fn load(journal: &Shared, number: u128) -> (i32, Vec<i32>) {
+pub async fn load(journal: &Shared, number: u128) -> (i32, Vec<i32>) {
     let loaded = journal.load(stream(number)).await.expect("loads").expect("is there");
     (loaded.version, loaded.tail.iter().map(|row| row.version).collect())
 }
@@ -72,11 +62,12 @@ async fn numbers(journal: &Shared, query: ListQuery) -> Vec<u128> {
 }
 
 /// The contract. Streams are numbered from `base`, so that it can be run more than once on one journal.
-async fn contract(journal: &Shared, base: u128) {
+pub async fn contract(journal: &Shared, base: u128) {
     rows_are_dense_and_read_back(journal, base).await;
     of_two_incarnations_one_loses(journal, base + 100).await;
     a_refused_row_harms_no_neighbour(journal, base + 200).await;
     a_poisoned_row_harms_no_neighbour(journal, base + 300).await;
+    a_caller_that_panics_or_goes_harms_no_neighbour(journal, base + 400).await;
     a_load_comes_after_the_rows_before_it(journal, base + 1_000).await;
     a_snapshot_covers_what_is_before_it(journal, base + 2_000).await;
     what_is_owed_is_found_and_moved(journal, base + 3_000).await;
@@ -120,14 +111,35 @@ async fn a_refused_row_harms_no_neighbour(journal: &Shared, base: u128) {
 }
 
 async fn a_poisoned_row_harms_no_neighbour(journal: &Shared, base: u128) {
-    let poisoned = Row { view: "{not json".into(), ..row(base, 1) };
-    let bad = give(journal, poisoned);
+    let no_json = || "{not json".to_owned();
+    let poisoned = [
+        Row { view: no_json().into(), ..row(base, 1) },
+        Row { events: no_json(), ..row(base + 30, 1) },
+        Row { snapshot: Some(no_json()), ..row(base + 31, 1) },
+    ];
+    let bad = poisoned.map(|row| give(journal, row));
     let good: Vec<_> = (1..20).map(|offset| give(journal, row(base + offset, 1))).collect();
-    assert!(matches!(bad.await.expect("is told"), Committed::Poisoned(_)));
+    for hears in bad {
+        assert!(matches!(hears.await.expect("is told"), Committed::Poisoned(_)));
+    }
     for hears in good {
         assert_eq!(hears.await.expect("is told"), Committed::Taken);
     }
-    assert_eq!(journal.load(stream(base)).await.expect("loads"), None);
+    for offset in [0, 30, 31] {
+        assert_eq!(journal.load(stream(base + offset)).await.expect("loads"), None);
+    }
+}
+
+async fn a_caller_that_panics_or_goes_harms_no_neighbour(journal: &Shared, base: u128) {
+    let panicking = Box::new(|committed| panic!("as the test wants it: {committed:?}"));
+    journal.commit(row(base, 1), panicking);
+    drop(give(journal, row(base + 1, 1)));
+    // Given up while it waits behind the rows.
+    assert!(journal.load(stream(base)).now_or_never().is_none());
+    let beside = give(journal, row(base + 2, 1));
+    assert_eq!(beside.await.expect("is told"), Committed::Taken);
+    assert_eq!(commit(journal, row(base, 2)).await, Committed::Taken);
+    assert_eq!((load(journal, base).await.0, load(journal, base + 1).await.0), (2, 1));
 }
 
 async fn a_load_comes_after_the_rows_before_it(journal: &Shared, base: u128) {
@@ -175,12 +187,17 @@ async fn what_is_owed_is_found_and_moved(journal: &Shared, base: u128) {
     assert_eq!(journal.owed(4095..=4095, micros(100), None, 10).await.expect("reads"), vec![]);
 
     let change = |offset, version, owed| Reschedule { stream: stream(base + offset), version, owed };
+    // Of two the last is meant.
+    journal.reschedule(change(0, 1, since(60)));
     journal.reschedule(change(0, 1, None));
+    // For a row that is still on its way.
+    drop(give(journal, Row { owed: since(40), ..row(base + 3, 2) }));
+    journal.reschedule(change(3, 2, None));
     journal.reschedule(change(1, 7, None));
     journal.reschedule(change(2, 1, since(500)));
     // Changes ride with a batch and are not answered: they have come when they are seen.
     let moved = async {
-        while owed(None, 10).await != vec![1] {
+        while owed(None, 10).await != vec![1] || load(journal, base + 3).await.0 != 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -229,149 +246,5 @@ async fn the_journal_in_memory_keeps_the_contract_whatever_is_lost() {
     contract(&journal, 1 << 20).await;
     memory.away(true);
     assert!(matches!(journal.load(stream(1)).await, Err(JournalError::Unavailable(_))));
-}
-
-/// A server with databases, for one test.
-struct Postgres {
-    server: Embedded,
-    databases: Databases,
-    _folder: Folder,
-}
-
-impl Postgres {
-    async fn start() -> Self {
-        let folder = Folder::new();
-        let settings = EmbeddedSettings { data: folder.path().to_owned(), binaries: None };
-        let server = Embedded::start(&settings).await.expect("starts");
-        let databases = Databases::open(&urls(&server), 4).await.expect("opens");
-        Self { server, databases, _folder: folder }
-    }
-
-    fn journal(&self) -> Shared {
-        self.databases.product.clone()
-    }
-
-    async fn stop(self) {
-        drop(self.databases);
-        self.server.stop().await;
-    }
-
-    async fn sql(&self, sql: &'static str) -> Vec<sqlx::postgres::PgRow> {
-        let options: PgConnectOptions = self.server.url().parse().expect("a URL");
-        let mut connection =
-            PgConnection::connect_with(&options.database("product_db")).await.expect("connects");
-        sqlx::query(sql).fetch_all(&mut connection).await.expect("runs")
-    }
-}
-
-fn urls(server: &Embedded) -> DatabaseUrls {
-    DatabaseUrls { server: Some(server.url()), ..DatabaseUrls::default() }
-}
-
-#[tokio::test]
-async fn the_journal_on_postgresql_keeps_the_contract_and_its_databases_are_one_nodes() {
-    let postgres = Postgres::start().await;
-    contract(&postgres.journal(), 1 << 20).await;
-    let second = Databases::open(&urls(&postgres.server), 4).await;
-    assert!(matches!(second, Err(DatabasesError::InUse { .. })), "{second:?}");
-    // Migrated already, and opened again by a later node.
-    let Postgres { server, databases, _folder } = postgres;
-    drop(databases);
-    let databases = Databases::open(&urls(&server), 4).await.expect("opens again");
-    let journal: Shared = databases.product.clone();
-    assert_eq!(load(&journal, 1 << 20).await, (2, vec![1, 2]));
-    drop(databases);
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn a_commit_whose_answer_was_swallowed_is_sent_again_and_found_ours() {
-    let postgres = Postgres::start().await;
-    let proxy = Proxy::start(postgres.server.port()).await;
-    let options: PgConnectOptions = postgres.server.url().parse().expect("a URL");
-    let options = options.database("product_db").port(proxy.port);
-    let journal: Shared = PostgresJournal::open("swallowed", options, 2);
-    let marked = |number| Row { view: r#"{"mark":"swallow"}"#.into(), ..row(number, 1) };
-    commit(&journal, row(1, 1)).await;
-    proxy.swallow(3);
-    let hears: Vec<_> = (10..60).map(|number| give(&journal, marked(number))).collect();
-    for hears in hears {
-        assert_eq!(hears.await.expect("is told"), Committed::Taken);
-    }
-    assert_eq!(proxy.left(), 0);
-    let rows = postgres.sql("select count(*), count(distinct stream) from journal where version = 1").await;
-    assert_eq!((rows[0].get::<i64, _>(0), rows[0].get::<i64, _>(1)), (51, 51));
-    drop(journal);
-    postgres.stop().await;
-}
-
-/// Writes streams one row after the other while `disturb` goes on: every row is taken in the end, and what
-/// was acknowledged is what is stored.
-async fn acknowledged_is_stored(disturb: impl AsyncFnOnce(&Postgres)) {
-    let postgres = Postgres::start().await;
-    let acknowledged: Arc<Mutex<HashMap<u128, i32>>> = Arc::default();
-    let is_over = Arc::new(AtomicBool::new(false));
-    let write = |number| {
-        let (journal, acknowledged, is_over) =
-            (postgres.journal(), Arc::clone(&acknowledged), Arc::clone(&is_over));
-        tokio::spawn(async move {
-            let mut version = 1;
-            while !is_over.load(Ordering::Acquire) {
-                assert_eq!(commit(&journal, row(number, version)).await, Committed::Taken);
-                acknowledged.lock().expect("no panic").insert(number, version);
-                version += 1;
-            }
-        })
-    };
-    let writers: Vec<_> = (0..40).map(write).collect();
-    disturb(&postgres).await;
-    is_over.store(true, Ordering::Release);
-    for writer in writers {
-        writer.await.expect("every row is taken");
-    }
-    let rows = postgres.sql("select stream, count(*), max(version) from journal group by stream").await;
-    let stored: HashMap<u128, (i64, i32)> =
-        rows.iter().map(|row| (row.get::<Uuid, _>(0).as_u128(), (row.get(1), row.get(2)))).collect();
-    let acknowledged = acknowledged.lock().expect("no panic").clone();
-    assert_eq!(acknowledged.len(), stored.len());
-    for (number, version) in acknowledged {
-        assert_eq!(stored[&number], (i64::from(version), version), "stream {number}");
-    }
-    postgres.stop().await;
-}
-
-#[tokio::test]
-async fn connections_that_are_killed_lose_and_double_nothing() {
-    acknowledged_is_stored(async |postgres| {
-        for _ in 0..40 {
-            tokio::time::sleep(Duration::from_millis(25)).await;
-            postgres
-                .sql(
-                    "select pg_terminate_backend(pid) from pg_stat_activity
-                     where application_name = 'souk product_db'",
-                )
-                .await;
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_server_that_is_restarted_within_commits_loses_and_doubles_nothing() {
-    acknowledged_is_stored(async |postgres| {
-        for signal in [Signal::SIGQUIT, Signal::SIGINT, Signal::SIGQUIT] {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            let pid = postgres.server.pid();
-            kill(Pid::from_raw(pid), signal).expect("the server is alive");
-            let back = async {
-                while postgres.server.pid() == pid
-                    || PgConnection::connect(&postgres.server.url()).await.is_err()
-                {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            };
-            tokio::time::timeout(Duration::from_secs(60), back).await.expect("it comes back");
-        }
-    })
-    .await;
+    assert!(matches!(journal.forget(vec![1], 1).await, Err(JournalError::Unavailable(_))));
 }

@@ -3,5 +3,7 @@
 mod embedded;
 mod folder;
 mod journal;
+mod postgres;
 mod proxy;
 mod sandbox;
+mod server;

@@ -15,8 +15,7 @@ const MARK: &[u8] = b"swallow";
 pub struct Proxy {
     pub port: u16,
     to_swallow: Arc<AtomicUsize>,
-    /// Connections younger than this are passed, older ones are silent.
-    generation: watch::Sender<usize>,
+    silence: watch::Sender<()>,
 }
 
 impl Proxy {
@@ -25,24 +24,24 @@ impl Proxy {
         let port = listener.local_addr().expect("an address").port();
         let to_swallow = Arc::new(AtomicUsize::new(0));
         let shared = Arc::clone(&to_swallow);
-        let (generation, born) = watch::channel(0);
+        let (silence, is_silenced) = watch::channel(());
         tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
+            while let Ok((mut client, _)) = listener.accept().await {
                 let shared = Arc::clone(&shared);
-                let mut generation = born.clone();
-                generation.mark_unchanged();
+                let mut is_silenced = is_silenced.clone();
+                is_silenced.mark_unchanged();
                 tokio::spawn(async move {
-                    let server = TcpStream::connect(("127.0.0.1", server)).await.expect("the server");
+                    let mut server = TcpStream::connect(("127.0.0.1", server)).await.expect("the server");
                     // An error is a cut connection, which is what a proxy is here for.
                     tokio::select! {
-                        _ = pass(&client, &server, &shared) => {}
+                        _ = pass(&mut client, &mut server, &shared) => {}
                         // Both ends stay open, and hear nothing.
-                        Ok(()) = generation.changed() => std::future::pending().await,
+                        Ok(()) = is_silenced.changed() => std::future::pending().await,
                     }
                 });
             }
         });
-        Self { port, to_swallow, generation }
+        Self { port, to_swallow, silence }
     }
 
     /// The answers to the next `count` requests that carry the mark are swallowed.
@@ -56,11 +55,15 @@ impl Proxy {
 
     /// Connections that are open now pass nothing any more; new ones do.
     pub fn silence(&self) {
-        self.generation.send_modify(|generation| *generation += 1);
+        self.silence.send_replace(());
     }
 }
 
-async fn pass(mut client: TcpStream, mut server: TcpStream, to_swallow: &AtomicUsize) -> std::io::Result<()> {
+async fn pass(
+    client: &mut TcpStream,
+    server: &mut TcpStream,
+    to_swallow: &AtomicUsize,
+) -> std::io::Result<()> {
     let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
     let mut is_swallowing = false;
     loop {

@@ -1,0 +1,284 @@
+//! What only the journal on PostgreSQL can suffer: lost answers, silent networks, killed connections,
+//! restarted servers, another Souk.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use souk_persistence::databases::{DatabaseUrls, Databases, DatabasesError};
+use souk_persistence::journal::{Committed, JournalError, Row};
+use sqlx::{Connection, PgConnection, Row as _};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::journal::{Shared, commit, contract, give, load, row, stream};
+use crate::server::{Postgres, urls};
+
+#[tokio::test]
+async fn the_journal_on_postgresql_keeps_the_contract_and_what_only_it_can_break() {
+    let postgres = Postgres::start().await;
+    let contract = async {
+        contract(&postgres.journal(), 1 << 20).await;
+        what_cannot_be_read_is_corrupt_and_not_asked_for_again(&postgres).await;
+        readers_that_are_given_up_leave_nothing_behind(&postgres).await;
+    };
+    tokio::join!(
+        contract,
+        a_commit_whose_answer_was_swallowed_is_sent_again_and_found_ours(&postgres),
+        a_network_that_drops_everything_delays_commits_and_loads_and_loses_none(&postgres),
+        a_commit_finds_its_entities_by_key_even_if_it_was_planned_on_an_empty_table(&postgres),
+        a_database_that_another_souk_has_is_left_alone_and_one_that_it_takes_is_lost(&postgres),
+    );
+    // Migrated already, and opened again by a later node.
+    let Postgres { server, databases, _folder } = postgres;
+    drop(databases);
+    let databases = Databases::open(&urls(&server), 4).await.expect("opens again");
+    let journal: Shared = databases.product.clone();
+    assert_eq!(load(&journal, 1 << 20).await, (2, vec![1, 2]));
+    drop(databases);
+    server.stop().await;
+}
+
+async fn a_commit_whose_answer_was_swallowed_is_sent_again_and_found_ours(postgres: &Postgres) {
+    let (proxy, journal) = postgres.proxied("account_db", "swallowed").await;
+    let marked = |number| Row { view: r#"{"mark":"swallow"}"#.into(), ..row(number, 1) };
+    commit(&journal, row(1, 1)).await;
+    proxy.swallow(3);
+    let hears: Vec<_> = (10..60).map(|number| give(&journal, marked(number))).collect();
+    for hears in hears {
+        assert_eq!(hears.await.expect("is told"), Committed::Taken);
+    }
+    assert_eq!(proxy.left(), 0);
+    let rows = "select count(*), count(distinct stream) from journal where version = 1";
+    let rows = postgres.sql("account_db", rows).await;
+    assert_eq!((rows[0].get::<i64, _>(0), rows[0].get::<i64, _>(1)), (51, 51));
+
+    // With the last handle its connections go.
+    drop(journal);
+    let gone = async {
+        let open = "select count(*) from pg_stat_activity where application_name = 'souk swallowed'";
+        while postgres.sql("account_db", open).await[0].get::<i64, _>(0) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("they are closed");
+}
+
+async fn a_network_that_drops_everything_delays_commits_and_loads_and_loses_none(postgres: &Postgres) {
+    let (proxy, journal) = postgres.proxied("payment_db", "silenced").await;
+    assert_eq!(commit(&journal, row(1, 1)).await, Committed::Taken);
+    assert_eq!(load(&journal, 1).await, (1, vec![1]));
+    proxy.silence();
+    let hears = [give(&journal, row(1, 2)), give(&journal, row(2, 1))];
+    // Of another stream: it waits for its own connection, not for the writer.
+    let loaded = async { while !matches!(journal.load(stream(3)).await, Ok(None)) {} };
+    tokio::time::timeout(Duration::from_secs(30), loaded).await.expect("loads again");
+    for hears in hears {
+        let told = tokio::time::timeout(Duration::from_secs(30), hears).await.expect("in time");
+        assert_eq!(told.expect("is told"), Committed::Taken);
+    }
+    assert_eq!(load(&journal, 1).await, (2, vec![1, 2]));
+    drop(journal);
+}
+
+async fn a_commit_finds_its_entities_by_key_even_if_it_was_planned_on_an_empty_table(postgres: &Postgres) {
+    let journal = postgres.beside("order_db", "planned");
+    for version in 1..=3 {
+        let hears: Vec<_> = (0..300).map(|number| give(&journal, row(number, version))).collect();
+        for hears in hears {
+            assert_eq!(hears.await.expect("is told"), Committed::Taken);
+        }
+    }
+    // A connection tells what it has read when it ends.
+    drop(journal);
+    let counted = async {
+        let read =
+            "select n_tup_ins, n_tup_upd, seq_tup_read from pg_stat_user_tables where relname = 'entity'";
+        loop {
+            let row = &postgres.sql("order_db", read).await[0];
+            let [inserted, updated, read] = [0, 1, 2].map(|column| row.get::<i64, _>(column));
+            if (inserted, updated) == (300, 600) {
+                break read;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let read = tokio::time::timeout(Duration::from_secs(20), counted).await.expect("it is counted");
+    assert_eq!(read, 0, "entities were read from end to end");
+}
+
+async fn what_cannot_be_read_is_corrupt_and_not_asked_for_again(postgres: &Postgres) {
+    let journal = postgres.journal();
+    for number in 1..=4 {
+        for version in 1..=3 {
+            assert_eq!(commit(&journal, row(number, version)).await, Committed::Taken);
+        }
+    }
+    let stream_1 = "update entity set snapshot = '{}' where view ->> 'number' = '1'";
+    let stream_2 = r#"update entity set snapshot = '{"version":"two"}' where view ->> 'number' = '2'"#;
+    let stream_3 = "delete from journal where version = 2 and events::text like '%event 3 2%'";
+    for spoil in [stream_1, stream_2, stream_3] {
+        postgres.sql("product_db", spoil).await;
+    }
+    for number in 1..=3 {
+        let loaded = journal.load(stream(number)).await;
+        assert!(matches!(loaded, Err(JournalError::Corrupt(_))), "{number}: {loaded:?}");
+    }
+    assert_eq!(load(&journal, 4).await, (3, vec![1, 2, 3]));
+}
+
+async fn readers_that_are_given_up_leave_nothing_behind(postgres: &Postgres) {
+    let journal = postgres.journal();
+    for number in 100..120 {
+        assert_eq!(commit(&journal, row(number, 1)).await, Committed::Taken);
+    }
+    for number in 0..400 {
+        let patience = Duration::from_micros(20 * (number % 50));
+        let load = journal.load(stream(u128::from(100 + number % 20)));
+        // Dropped at every moment between asking and being answered.
+        if let Ok(loaded) = tokio::time::timeout(patience, load).await {
+            assert_eq!(loaded.expect("loads").expect("is there").version, 1);
+        }
+    }
+    for number in 100..120 {
+        assert_eq!(load(&journal, number).await, (1, vec![1]));
+    }
+    let open = "select count(*) from pg_stat_activity where state like 'idle in transaction%'";
+    assert_eq!(postgres.sql("product_db", open).await[0].get::<i64, _>(0), 0);
+}
+
+async fn a_database_that_another_souk_has_is_left_alone_and_one_that_it_takes_is_lost(postgres: &Postgres) {
+    // Databases of their own, by a URL each; made by the first who opens them.
+    let url = |name: &str| Some(postgres.server.url().replace("/postgres", &format!("/{name}")));
+    let urls = DatabaseUrls {
+        server: None,
+        account: url("locked_1"),
+        product: url("locked_2"),
+        order: url("locked_3"),
+        payment: url("locked_4"),
+    };
+    drop(Databases::open(&urls, 1).await.expect("makes them"));
+    let take = "select pg_advisory_lock(x'736f756b'::bigint)";
+    let options = postgres.options("locked_4");
+    let mut other = PgConnection::connect_with(&options).await.expect("connects");
+    sqlx::query(take).execute(&mut other).await.expect("locks");
+    let refused = Databases::open(&urls, 1).await;
+    assert!(matches!(refused, Err(DatabasesError::InUse { database: "payment_db" })), "{refused:?}");
+    // What it had taken by then it gave back.
+    other.close().await.expect("closes");
+    let databases = Databases::open(&urls, 1).await.expect("opens");
+    let mut is_lost = databases.is_lost();
+    assert!(!*is_lost.borrow_and_update());
+
+    // The other one waits for the lock, and our connection is cut.
+    let mut other = PgConnection::connect_with(&options).await.expect("connects");
+    let mut admin = PgConnection::connect_with(&options).await.expect("connects");
+    let kill = "select pg_terminate_backend(pid) from pg_locks
+                where locktype = 'advisory' and granted and objid = x'736f756b'::int
+                  and database = (select oid from pg_database where datname = 'locked_4')";
+    let (taken, killed) = tokio::join!(sqlx::query(take).execute(&mut other), async {
+        let waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+        while sqlx::query(waits).fetch_one(&mut admin).await.expect("runs").get::<i64, _>(0) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        sqlx::query(kill).execute(&mut admin).await
+    });
+    taken.expect("locks");
+    killed.expect("kills");
+    let lost = tokio::time::timeout(Duration::from_secs(30), is_lost.wait_for(|is_lost| *is_lost));
+    lost.await.expect("in time").expect("it is told");
+}
+
+/// How many rows have been acknowledged.
+struct Progress(watch::Receiver<u64>);
+
+impl Progress {
+    /// Waits for so many more.
+    async fn more(&mut self, rows: u64) {
+        let goal = *self.0.borrow() + rows;
+        let reached = self.0.wait_for(|count| *count >= goal);
+        tokio::time::timeout(Duration::from_secs(60), reached)
+            .await
+            .expect("in time")
+            .expect("writers go on");
+    }
+}
+
+/// Writes streams one row after the other while `disturb` goes on: every row is taken in the end, and what
+/// was acknowledged is what is stored.
+async fn acknowledged_is_stored(
+    postgres: &Postgres,
+    (database, journal): (&str, &Shared),
+    disturb: impl AsyncFnOnce(&mut Progress),
+) {
+    let acknowledged: Arc<Mutex<HashMap<u128, i32>>> = Arc::default();
+    let (count, progress) = watch::channel(0);
+    let count = Arc::new(count);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let write = |number| {
+        let (journal, acknowledged, is_over) =
+            (Arc::clone(journal), Arc::clone(&acknowledged), Arc::clone(&is_over));
+        let count = Arc::clone(&count);
+        tokio::spawn(async move {
+            let mut version = 1;
+            while !is_over.load(Ordering::Acquire) {
+                assert_eq!(commit(&journal, row(number, version)).await, Committed::Taken);
+                acknowledged.lock().expect("no panic").insert(number, version);
+                count.send_modify(|count| *count += 1);
+                version += 1;
+            }
+        })
+    };
+    let writers: Vec<_> = (0..40).map(write).collect();
+    disturb(&mut Progress(progress)).await;
+    is_over.store(true, Ordering::Release);
+    for writer in writers {
+        writer.await.expect("every row is taken");
+    }
+    let rows = "select stream, count(*), max(version) from journal group by stream";
+    let rows = postgres.sql(database, rows).await;
+    let stored: HashMap<u128, (i64, i32)> =
+        rows.iter().map(|row| (row.get::<Uuid, _>(0).as_u128(), (row.get(1), row.get(2)))).collect();
+    let acknowledged = acknowledged.lock().expect("no panic").clone();
+    assert_eq!(acknowledged.len(), stored.len());
+    for (number, version) in acknowledged {
+        assert_eq!(stored[&number], (i64::from(version), version), "stream {number}");
+    }
+}
+
+#[tokio::test]
+async fn neither_killed_connections_nor_a_restarted_server_lose_or_double_anything() {
+    let postgres = Postgres::start().await;
+    let product: Shared = postgres.databases.product.clone();
+    acknowledged_is_stored(&postgres, ("product_db", &product), async |progress| {
+        for kills in 0..40 {
+            // Not in step with the batches of 40.
+            progress.more(100 + kills).await;
+            let kill = "select pg_terminate_backend(pid) from pg_stat_activity
+                        where application_name = 'souk product_db'";
+            postgres.sql("product_db", kill).await;
+        }
+    })
+    .await;
+    let order: Shared = postgres.databases.order.clone();
+    acknowledged_is_stored(&postgres, ("order_db", &order), async |progress| {
+        for signal in [Signal::SIGQUIT, Signal::SIGINT, Signal::SIGQUIT] {
+            progress.more(1_000).await;
+            let pid = postgres.server.pid();
+            kill(Pid::from_raw(pid), signal).expect("the server is alive");
+            let back = async {
+                while postgres.server.pid() == pid
+                    || PgConnection::connect(&postgres.server.url()).await.is_err()
+                {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), back).await.expect("it comes back");
+        }
+    })
+    .await;
+    postgres.stop().await;
+}
