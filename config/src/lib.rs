@@ -344,7 +344,8 @@ impl Settings {
     }
 
     fn validate(&self) -> Result<(), SettingsError> {
-        let Self { gateway, database, actors, token, password, .. } = self;
+        let Self { gateway, database, actors, token, password, runtime, .. } = self;
+        let is_currency = |code: &str| code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_uppercase());
         let is_key = |key: &Secret| {
             key.reveal().len() == 64 && key.reveal().bytes().all(|byte| byte.is_ascii_hexdigit())
         };
@@ -367,6 +368,11 @@ impl Settings {
             ("gateway.header_timeout_ms", "at least 100", gateway.header_timeout_ms >= 100),
             ("gateway.connections_max", "at least 1", gateway.connections_max >= 1),
             ("gateway.requests_max", "at least 1", gateway.requests_max >= 1),
+            (
+                "gateway.shop_currency",
+                "three capital letters of ISO 4217, such as VND",
+                is_currency(&gateway.shop_currency),
+            ),
             ("actors.residents_max", "at least 100", actors.residents_max >= 100),
             ("actors.purchases_max", "at least 1", actors.purchases_max >= 1),
             ("actors.mailbox_max", "at least 16", actors.mailbox_max >= 16),
@@ -374,8 +380,10 @@ impl Settings {
             ("actors.ask_ms", "at least 10", actors.ask_ms >= 10),
             ("actors.provider_ms", "at least 10", actors.provider_ms >= 10),
             ("actors.settle_interval_ms", "at least 10", actors.settle_interval_ms >= 10),
+            ("actors.settle_max", "at least 1", actors.settle_max >= 1),
             ("actors.sweep_interval_ms", "at least 100", actors.sweep_interval_ms >= 100),
             ("password.concurrency", "1 to 64", (1..=64).contains(&password.concurrency)),
+            ("runtime.worker_threads", "0 to 1024", runtime.worker_threads <= 1_024),
         ];
         match checks.into_iter().find(|(_, _, holds)| !holds) {
             Some((key, must, _)) => Err(SettingsError::Invalid { key, must }),
@@ -435,10 +443,19 @@ mod tests {
             ("SOUK__TOKEN__KEY", "short", "token.key"),
             ("SOUK__DATABASE__POOL_SIZE", "0", "database.pool_size"),
             ("SOUK__ACTORS__ASK_MS", "1", "actors.ask_ms"),
+            ("SOUK__GATEWAY__SHOP_CURRENCY", "dong", "gateway.shop_currency"),
+            ("SOUK__RUNTIME__WORKER_THREADS", "1000000", "runtime.worker_threads"),
         ] {
             let error = load(&[(variable, value)]).expect_err("out of bounds").to_string();
             assert!(error.starts_with(key), "{error}");
         }
+    }
+
+    #[test]
+    fn the_example_is_read() {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("souk.example.toml");
+        let settings = Settings::load(Some(&example), [], Overrides::default()).expect("loads");
+        assert_eq!(settings.data, Path::new("/var/lib/souk"));
     }
 
     #[test]

@@ -56,6 +56,8 @@ impl SecretUrl {
                 let user = user.split(':').next().unwrap_or_default();
                 format!("{scheme}://{user}:{MASK}@{host}")
             }
+            // A password that holds a ? or # of its own: what stands before it is a part of the password.
+            None if self.0.contains('@') => format!("{scheme}://{MASK}"),
             None => format!("{scheme}://{rest}"),
         }
     }
@@ -87,6 +89,8 @@ mod tests {
         let masked = |url: &str| SecretUrl(url.to_owned()).masked();
         assert_eq!(masked("postgres://souk:canary@db:5432/x"), "postgres://souk:***@db:5432/x");
         assert_eq!(masked("postgres://souk:can@ary@db/x?password=canary"), "postgres://souk:***@db/x");
+        assert_eq!(masked("postgres://souk:can?ary@db/x"), "postgres://***");
+        assert_eq!(masked("postgres://souk:can#ary@db/x"), "postgres://***");
         assert_eq!(masked("postgres://db/x"), "postgres://db/x");
         assert_eq!(masked("canary"), "***");
     }

@@ -16,38 +16,51 @@
 //! machine. A line is written before the answer is given, so what it was told outlives any kill of a
 //! process; it is not synced to the disk, because it stands for somebody else's system.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+mod books;
+
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::Timestamp;
 use crate::provider::{ChargeRequest, Charged, Found, PaymentProvider, ProviderUnknown, RefundRequest};
+use books::{Books, Line, Page};
 
-const BOOKS: &str = "payments.log";
-const LOCK: &str = "payments.lock";
 /// A request that was sent is executed within this time or never.
 const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 /// Books are kept for ever; a day is what providers promise.
 const REMEMBERS_FOR: Duration = Duration::from_secs(24 * 3600);
-const UNKNOWN_FOR: Duration = Duration::from_secs(3);
 /// The most requests that wait for the books.
 const WAITING_MAX: usize = 10_000;
 /// The most requests that are decided under one lock of the books.
 const AT_ONCE_MAX: usize = 500;
 
+/// How long things take there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// How long an answer is on its way. What was asked is done by then.
+    pub latency: Duration,
+    /// For how long `tok_unknown_for_a_while` is not known.
+    pub unknown_for: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { latency: Duration::ZERO, unknown_for: Duration::from_secs(3) }
+    }
+}
+
 /// The sandbox.
 #[derive(Debug)]
 pub struct SandboxProvider {
+    latency: Duration,
     requests: mpsc::SyncSender<Request>,
 }
 
@@ -62,36 +75,6 @@ pub struct LedgerEntry {
     pub refunded: i64,
 }
 
-/// A line of the books.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "what", rename_all = "snake_case")]
-enum Line {
-    /// A charge was asked for and nothing came of it yet.
-    Asked {
-        key: Uuid,
-        at: Timestamp,
-    },
-    Captured {
-        key: Uuid,
-        at: Timestamp,
-        amount: i64,
-        currency: String,
-        token: String,
-    },
-    Declined {
-        key: Uuid,
-        at: Timestamp,
-        amount: i64,
-        reason: String,
-    },
-    Refunded {
-        key: Uuid,
-        at: Timestamp,
-        refund_key: String,
-        amount: i64,
-    },
-}
-
 #[derive(Debug)]
 enum Request {
     Charge(ChargeRequest, Timestamp, oneshot::Sender<Result<Charged, ProviderUnknown>>),
@@ -102,11 +85,17 @@ enum Request {
 impl SandboxProvider {
     /// Opens the sandbox over the books in `folder`.
     pub fn open(folder: &Path) -> io::Result<Arc<Self>> {
+        Self::open_with(folder, Pace::default())
+    }
+
+    /// Opens it at another pace.
+    pub fn open_with(folder: &Path, pace: Pace) -> io::Result<Arc<Self>> {
+        let Pace { latency, unknown_for } = pace;
         std::fs::create_dir_all(folder)?;
-        let mut books = Books::open(folder)?;
+        let mut desk = Desk { books: Books::open(folder)?, unknown_for };
         let (requests, waiting) = mpsc::sync_channel(WAITING_MAX);
-        std::thread::Builder::new().name("sandbox".to_owned()).spawn(move || books.serve(&waiting))?;
-        Ok(Arc::new(Self { requests }))
+        std::thread::Builder::new().name("sandbox".to_owned()).spawn(move || desk.serve(&waiting))?;
+        Ok(Arc::new(Self { latency, requests }))
     }
 
     fn ask<T: Send + 'static>(
@@ -115,9 +104,14 @@ impl SandboxProvider {
     ) -> BoxFuture<'static, Result<T, ProviderUnknown>> {
         let (answer, answered) = oneshot::channel();
         let sent = self.requests.try_send(request(answer));
+        let latency = self.latency;
         async move {
             sent.map_err(|_| ProviderUnknown("the sandbox is overloaded".to_owned()))?;
-            answered.await.unwrap_or_else(|_| Err(ProviderUnknown("the sandbox has ended".to_owned())))
+            let answer = answered.await;
+            if !latency.is_zero() {
+                tokio::time::sleep(latency).await;
+            }
+            answer.unwrap_or_else(|_| Err(ProviderUnknown("the sandbox's books fail".to_owned())))
         }
         .boxed()
     }
@@ -154,217 +148,149 @@ impl PaymentProvider for SandboxProvider {
 
 /// What the books in `folder` say of every key. No books: nothing was ever told.
 pub fn read_ledger(folder: &Path) -> io::Result<Vec<LedgerEntry>> {
-    if !folder.join(BOOKS).exists() {
-        return Ok(Vec::new());
-    }
-    let mut books = Books::open(folder)?;
-    books.lock.lock_shared()?;
-    books.read_on()?;
-    let entry = |(key, known): (Uuid, Known)| {
+    let entries = Books::read_all(folder)?.into_iter().map(|(key, known)| {
         let captured = known.captured.as_ref().map_or(0, |captured| captured.amount);
         LedgerEntry { key, captured, refunded: known.refunds.values().sum() }
-    };
-    Ok(std::mem::take(&mut books.known).into_iter().map(entry).collect())
+    });
+    Ok(entries.collect())
 }
 
-/// The books, and what this process has read of them.
+/// Where requests are decided: a thread, because files block.
 #[derive(Debug)]
-struct Books {
-    file: File,
-    lock: File,
-    read: u64,
-    known: HashMap<Uuid, Known>,
-    folder: PathBuf,
+struct Desk {
+    books: Books,
+    unknown_for: Duration,
 }
 
-#[derive(Debug, Default)]
-struct Known {
-    asked: Option<Timestamp>,
-    captured: Option<Captured>,
-    /// (amount, reason)
-    declined: Option<(i64, String)>,
-    refunds: HashMap<String, i64>,
-}
+/// Gives an answer to whoever waits for it.
+type Tell = Box<dyn FnOnce()>;
 
-#[derive(Debug)]
-struct Captured {
-    amount: i64,
-    token: String,
-}
-
-impl Books {
-    fn open(folder: &Path) -> io::Result<Self> {
-        let file = File::options().create(true).read(true).append(true).open(folder.join(BOOKS))?;
-        let lock = File::options().create(true).append(true).open(folder.join(LOCK))?;
-        Ok(Self { file, lock, read: 0, known: HashMap::new(), folder: folder.to_owned() })
-    }
-
+impl Desk {
     fn serve(&mut self, waiting: &mpsc::Receiver<Request>) {
+        let Self { books, unknown_for } = self;
         while let Ok(first) = waiting.recv() {
-            let requests: Vec<_> =
-                std::iter::once(first).chain(waiting.try_iter().take(AT_ONCE_MAX - 1)).collect();
-            if let Err(error) = self.decide(requests) {
+            let requests = std::iter::once(first).chain(waiting.try_iter().take(AT_ONCE_MAX - 1));
+            let now = now();
+            let decided = books.locked(|page| {
+                requests.map(|request| decide(page, now, *unknown_for, request)).collect::<Vec<Tell>>()
+            });
+            match decided {
+                // All lines are written before the first answer is given.
+                Ok(answers) => answers.into_iter().for_each(|tell| tell()),
                 // Whoever asked learns that nobody knows.
-                tracing::error!(folder = %self.folder.display(), %error, "the sandbox's books fail");
+                Err(error) => tracing::error!(%error, "the sandbox's books fail"),
             }
         }
     }
+}
 
-    /// Decides requests under one lock: all lines are written before the first answer is given.
-    fn decide(&mut self, requests: Vec<Request>) -> io::Result<()> {
-        self.lock.lock()?;
-        let answers = self.decide_locked(requests);
-        self.lock.unlock()?;
-        for answer in answers? {
-            answer();
+fn decide(page: &mut Page<'_>, now: Timestamp, unknown_for: Duration, request: Request) -> Tell {
+    // Whoever has stopped waiting does not hear the answer.
+    match request {
+        Request::Charge(request, expires, to) => {
+            let (line, answer) = charge(page, now, unknown_for, request, expires);
+            line.into_iter().for_each(|line| page.note(line));
+            Box::new(move || drop(to.send(answer)))
         }
-        Ok(())
+        Request::Find(key, to) => {
+            let answer = Ok(find(page, key));
+            Box::new(move || drop(to.send(answer)))
+        }
+        Request::Refund(request, to) => {
+            let (line, answer) = refund(page, now, request);
+            line.into_iter().for_each(|line| page.note(line));
+            Box::new(move || drop(to.send(answer)))
+        }
     }
+}
 
-    fn decide_locked(&mut self, requests: Vec<Request>) -> io::Result<Vec<Box<dyn FnOnce()>>> {
-        self.read_on()?;
-        let now = now();
-        let mut lines = Vec::new();
-        let mut answers: Vec<Box<dyn FnOnce()>> = Vec::new();
-        for request in requests {
-            // Whoever has stopped waiting does not hear the answer.
-            match request {
-                Request::Charge(charge, expires, to) => {
-                    let (line, answer) = self.charge(now, &charge, expires);
-                    self.note(line, &mut lines);
-                    answers.push(Box::new(move || drop(to.send(answer))));
-                }
-                Request::Find(key, to) => {
-                    let answer = Ok(self.find(key));
-                    answers.push(Box::new(move || drop(to.send(answer))));
-                }
-                Request::Refund(refund, to) => {
-                    let (line, answer) = self.refund(now, &refund);
-                    self.note(line, &mut lines);
-                    answers.push(Box::new(move || drop(to.send(answer))));
-                }
+fn charge(
+    page: &Page<'_>,
+    now: Timestamp,
+    unknown_for: Duration,
+    request: ChargeRequest,
+    expires: Timestamp,
+) -> (Option<Line>, Result<Charged, ProviderUnknown>) {
+    let ChargeRequest { key, amount, currency, token } = request;
+    let unknown = |why: &str| Err(ProviderUnknown(why.to_owned()));
+    let captured_answer = || Ok(Charged::Captured { reference: format!("sandbox-{key}") });
+    let declined_answer = |reason: &str| Ok(Charged::Declined { reason: reason.to_owned() });
+    let known = page.of(key);
+    if let Some(captured) = known.and_then(|known| known.captured.as_ref()) {
+        let asked = known.and_then(|known| known.asked).unwrap_or(now);
+        let answer = match captured.token.as_str() {
+            _ if (captured.amount, &captured.currency) != (amount, &currency) => {
+                unknown("the key was used for another amount")
             }
-        }
-        self.file.write_all(&lines)?;
-        self.read += lines.len() as u64;
-        Ok(answers)
-    }
-
-    fn note(&mut self, line: Option<Line>, lines: &mut Vec<u8>) {
-        if let Some(line) = line {
-            serde_json::to_writer(&mut *lines, &line).expect("a line has string keys and no failing parts");
-            lines.push(b'\n');
-            self.learn(line);
-        }
-    }
-
-    fn charge(
-        &self,
-        now: Timestamp,
-        request: &ChargeRequest,
-        expires: Timestamp,
-    ) -> (Option<Line>, Result<Charged, ProviderUnknown>) {
-        let ChargeRequest { key, amount, currency, token } = request.clone();
-        let unknown = |why: &str| Err(ProviderUnknown(why.to_owned()));
-        let captured_answer = || Ok(Charged::Captured { reference: format!("sandbox-{key}") });
-        let declined_answer = |reason: &str| Ok(Charged::Declined { reason: reason.to_owned() });
-        let known = self.known.get(&key);
-        if let Some(captured) = known.and_then(|known| known.captured.as_ref()) {
-            let asked = known.and_then(|known| known.asked).unwrap_or(now);
-            return match captured.token.as_str() {
-                _ if captured.amount != amount => (None, unknown("the key was used for another amount")),
-                "tok_captured_but_declined" => (None, declined_answer("card_declined")),
-                "tok_unknown_for_a_while" if now < asked + UNKNOWN_FOR => (None, unknown("not known yet")),
-                _ => (None, captured_answer()),
-            };
-        }
-        if let Some((_, reason)) = known.and_then(|known| known.declined.as_ref()) {
-            return (None, declined_answer(reason));
-        }
-        if now > expires {
-            return (None, unknown("the request came too late"));
-        }
-        let was_asked = known.is_some_and(|known| known.asked.is_some());
-        let capture = Line::Captured { key, at: now, amount, currency, token: token.clone() };
-        let decline = |reason: &str| {
-            (
-                Some(Line::Declined { key, at: now, amount, reason: reason.to_owned() }),
-                declined_answer(reason),
-            )
+            "tok_captured_but_declined" => declined_answer("card_declined"),
+            "tok_unknown_for_a_while" if now < asked + unknown_for => unknown("not known yet"),
+            _ => captured_answer(),
         };
-        match token.as_str() {
-            "tok_declined" => decline("card_declined"),
-            "tok_insufficient_funds" => decline("insufficient_funds"),
-            "tok_timeout_then_success" if !was_asked => {
-                (Some(Line::Asked { key, at: now }), unknown("timed out"))
-            }
-            "tok_unknown_for_a_while" => (Some(capture), unknown("not known yet")),
-            "tok_captured_but_declined" => (Some(capture), declined_answer("card_declined")),
-            _ => (Some(capture), captured_answer()),
-        }
+        return (None, answer);
     }
-
-    fn find(&self, key: Uuid) -> Option<Found> {
-        let captured = self.known.get(&key)?.captured.as_ref()?;
-        Some(Found { amount: captured.amount, reference: format!("sandbox-{key}") })
+    if let Some((declined, reason)) = known.and_then(|known| known.declined.as_ref()) {
+        let answer = match *declined == amount {
+            true => declined_answer(reason),
+            false => unknown("the key was used for another amount"),
+        };
+        return (None, answer);
     }
-
-    fn refund(&self, now: Timestamp, request: &RefundRequest) -> (Option<Line>, Result<(), ProviderUnknown>) {
-        let RefundRequest { key, refund_key, amount, currency: _ } = request.clone();
-        let unknown = |why: &str| (None, Err(ProviderUnknown(why.to_owned())));
-        let Some(known) = self.known.get(&key) else { return unknown("nothing was charged") };
-        let Some(captured) = &known.captured else { return unknown("nothing was captured") };
-        if let Some(refunded) = known.refunds.get(&refund_key) {
-            return match *refunded == amount {
-                true => (None, Ok(())),
-                false => unknown("the refund's key was used for another amount"),
-            };
-        }
-        match known.refunds.values().sum::<i64>().checked_add(amount) {
-            Some(sum) if sum <= captured.amount => {
-                (Some(Line::Refunded { key, at: now, refund_key, amount }), Ok(()))
-            }
-            Some(_) | None => unknown("more than was captured"),
-        }
+    if now > expires {
+        return (None, unknown("the request came too late"));
     }
-
-    /// Reads what others have written since. Called under the lock, so every line is whole.
-    fn read_on(&mut self) -> io::Result<()> {
-        if self.file.metadata()?.len() == self.read {
-            return Ok(());
-        }
-        self.file.seek(SeekFrom::Start(self.read))?;
-        let mut reader = BufReader::new(self.file.try_clone()?);
-        let mut text = String::new();
-        while reader.read_line(&mut text)? > 0 {
-            self.read += text.len() as u64;
-            match serde_json::from_str(&text) {
-                Ok(line) => self.learn(line),
-                // Its writer was killed within it: nothing was answered for it.
-                Err(error) => tracing::warn!(%error, "a line of the sandbox's books is not whole"),
-            }
-            text.clear();
-        }
-        Ok(())
+    if amount < 0 {
+        return (None, unknown("an amount is not negative"));
     }
-
-    fn learn(&mut self, line: Line) {
-        match line {
-            Line::Asked { key, at } => {
-                self.known.entry(key).or_default().asked.get_or_insert(at);
-            }
-            Line::Captured { key, at, amount, currency: _, token } => {
-                let known = self.known.entry(key).or_default();
-                known.asked.get_or_insert(at);
-                known.captured.get_or_insert(Captured { amount, token });
-            }
-            Line::Declined { key, at: _, amount, reason } => {
-                self.known.entry(key).or_default().declined.get_or_insert((amount, reason));
-            }
-            Line::Refunded { key, at: _, refund_key, amount } => {
-                self.known.entry(key).or_default().refunds.insert(refund_key, amount);
-            }
+    let was_asked = known.is_some_and(|known| known.asked.is_some());
+    let decline = |reason: &str| {
+        (Some(Line::Declined { key, at: now, amount, reason: reason.to_owned() }), declined_answer(reason))
+    };
+    let capture =
+        |answer| (Some(Line::Captured { key, at: now, amount, currency, token: token.clone() }), answer);
+    match token.as_str() {
+        "tok_declined" => decline("card_declined"),
+        "tok_insufficient_funds" => decline("insufficient_funds"),
+        "tok_timeout_then_success" if !was_asked => {
+            (Some(Line::Asked { key, at: now }), unknown("timed out"))
         }
+        "tok_unknown_for_a_while" => capture(unknown("not known yet")),
+        "tok_captured_but_declined" => capture(declined_answer("card_declined")),
+        _ => capture(captured_answer()),
+    }
+}
+
+fn find(page: &Page<'_>, key: Uuid) -> Option<Found> {
+    let captured = page.of(key)?.captured.as_ref()?;
+    Some(Found { amount: captured.amount, reference: format!("sandbox-{key}") })
+}
+
+fn refund(
+    page: &Page<'_>,
+    now: Timestamp,
+    request: RefundRequest,
+) -> (Option<Line>, Result<(), ProviderUnknown>) {
+    let RefundRequest { key, refund_key, amount, currency } = request;
+    let unknown = |why: &str| (None, Err(ProviderUnknown(why.to_owned())));
+    let Some(known) = page.of(key) else { return unknown("nothing was charged") };
+    let Some(captured) = &known.captured else { return unknown("nothing was captured") };
+    if let Some(refunded) = known.refunds.get(&refund_key) {
+        return match *refunded == amount {
+            true => (None, Ok(())),
+            false => unknown("the refund's key was used for another amount"),
+        };
+    }
+    if captured.currency != currency {
+        return unknown("another currency was captured");
+    }
+    // A negative one would make room for more than was captured.
+    if amount < 0 {
+        return unknown("an amount is not negative");
+    }
+    match known.refunds.values().sum::<i64>().checked_add(amount) {
+        Some(sum) if sum <= captured.amount => {
+            (Some(Line::Refunded { key, at: now, refund_key, amount }), Ok(()))
+        }
+        Some(_) | None => unknown("more than was captured"),
     }
 }
 
