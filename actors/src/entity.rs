@@ -431,15 +431,15 @@ impl<A: Aggregate> Resident<A> {
         }
         // Cleared without a row where somebody else has seen to it, so the row's word counts, not the
         // state's.
-        let Some(owed) = self.owed else { return };
+        let effects = if self.owed.is_some() { self.state.effects() } else { Vec::new() };
         let now = self.now();
-        let effects = self.state.effects();
         let asking = self.asking.as_ref().map(|asking| asking.effect);
+        // An answer that is still on its way is delivered by name: nobody need stay for it.
         self.attempts.retain(|name, _| {
             asking == Some(*name) || effects.iter().any(|(_, effect)| A::effect_name(effect) == *name)
         });
         for (due, effect) in effects {
-            let is_due = due.max(owed) <= now;
+            let is_due = Some(due).max(self.owed) <= Some(now);
             let may_start = match self.attempts.get(A::effect_name(&effect)).map(|attempt| attempt.state) {
                 None => true,
                 Some(AttemptState::BackingOff { until }) => until <= Instant::now(),

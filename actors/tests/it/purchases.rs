@@ -201,6 +201,7 @@ async fn run(seed: u64) {
     assert!(placed.iter().all(|placed| *placed), "seed {seed}: {placed:?}");
     settled(&world, seed).await;
     laws(&world, seed, &orders, &products).await;
+    nobody_stays(&shop, seed).await;
     shop.stop(Duration::from_secs(1)).await;
 }
 
@@ -216,6 +217,15 @@ async fn settled(world: &World, seed: u64) {
             return;
         }
         assert!(Instant::now() < deadline, "seed {seed}: {owed} still owe something");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// What is at rest leaves memory, whatever was under way when it came to rest.
+async fn nobody_stays(shop: &Shop, seed: u64) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while shop.in_flight() != (0, 0) {
+        assert!(Instant::now() < deadline, "seed {seed}: {:?} stay in memory", shop.in_flight());
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }
