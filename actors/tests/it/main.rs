@@ -2,5 +2,6 @@
 //! purchases under faults.
 
 mod entities;
+mod errand;
 mod purchases;
 mod tally;

@@ -96,21 +96,26 @@ impl PaymentProvider for Flaky {
     }
 }
 
-struct World {
+/// Journals and a provider that outlive the shop over them.
+pub struct World {
     journals: [Arc<MemoryJournal>; 4],
     provider: Arc<Flaky>,
     clock: Clock,
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         let journals = ["account", "product", "order", "payment"].map(MemoryJournal::open);
         let origin = Timestamp::from_micros(1_700_000_000_000_000);
         let clock = Clock::Tokio { origin, started: Instant::now() };
         Self { journals, provider: Flaky::new(seed), clock }
     }
 
-    async fn open(&self) -> Shop {
+    pub fn provider(&self) -> Arc<dyn PaymentProvider> {
+        self.provider.clone()
+    }
+
+    pub async fn open(&self) -> Shop {
         let [account, product, order, payment] = self.journals.clone();
         let journals = Journals { account, product, order, payment };
         let pace = Pace { sweep_every: Duration::from_secs(1), ..Pace::default() };

@@ -1,6 +1,7 @@
 //! An aggregate to try the machinery with: counts, panics on request, and asks a world that it is told of.
 
 use std::convert::Infallible;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,21 +78,26 @@ impl Aggregate for Tally {
 }
 
 /// Supervises as a service supervisor does.
-struct Supervisor;
+struct Supervisor<A>(PhantomData<fn() -> A>);
+
+/// Opens a host: from then on its entities have a supervisor.
+pub async fn supervise<A: Aggregate>(host: &Arc<Host<A>>) {
+    Actor::spawn(None, Supervisor(PhantomData), Arc::clone(host)).await.expect("a supervisor starts");
+}
 
 #[derive(Debug)]
 pub struct Nothing;
 
-impl Actor for Supervisor {
+impl<A: Aggregate> Actor for Supervisor<A> {
     type Msg = Nothing;
-    type State = Arc<Host<Tally>>;
-    type Arguments = Arc<Host<Tally>>;
+    type State = Arc<Host<A>>;
+    type Arguments = Arc<Host<A>>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<Nothing>,
-        host: Arc<Host<Tally>>,
-    ) -> Result<Arc<Host<Tally>>, ActorProcessingErr> {
+        host: Arc<Host<A>>,
+    ) -> Result<Arc<Host<A>>, ActorProcessingErr> {
         host.supervise(myself.get_cell());
         Ok(host)
     }
@@ -100,7 +106,7 @@ impl Actor for Supervisor {
         &self,
         _myself: ActorRef<Nothing>,
         event: SupervisionEvent,
-        host: &mut Arc<Host<Tally>>,
+        host: &mut Arc<Host<A>>,
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorFailed(actor, error) => {
@@ -131,7 +137,7 @@ impl Tallies {
     /// Another host over the same journal, as another node would have.
     pub async fn over(journal: &Arc<MemoryJournal>, limits: Limits) -> Arc<Host<Tally>> {
         let host = Host::new(journal.clone(), Clock::System, limits, Performer::owes_nothing());
-        Actor::spawn(None, Supervisor, Arc::clone(&host)).await.expect("a supervisor starts");
+        supervise(&host).await;
         host
     }
 
