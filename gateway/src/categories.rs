@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 use crate::app::{App, Caller, decode};
 use crate::body::Body;
-use crate::params::{IdempotencyKey, List, Page, PathId, Query};
-use crate::problem::{Code, Problem, Violation};
+use crate::params::{IdempotencyKey, List, Page, PathId, Query, replay_mark};
+use crate::problem::{Code, Problem, texts};
 
 /// The routes.
 pub fn routes() -> OpenApiRouter<App> {
@@ -78,21 +78,6 @@ fn show(row: &ViewRow) -> Result<CategoryBody, Problem> {
     Ok(CategoryBody { id, name, description, updated_at, created_at })
 }
 
-/// What is wrong with texts that may be absent: (name, text, longest).
-pub(crate) fn texts(fields: &[(&str, Option<&String>, usize)]) -> Vec<Violation> {
-    fields
-        .iter()
-        .filter_map(|(name, text, max)| {
-            let length = (*text)?.trim().chars().count();
-            (length == 0 || length > *max).then(|| Violation {
-                pointer: format!("/{name}"),
-                code: "invalid_length",
-                detail: format!("1 to {max} characters"),
-            })
-        })
-        .collect()
-}
-
 /// Makes a category.
 #[utoipa::path(post, path = "/categories", tag = "products", security(("token" = [])),
     params(("Idempotency-Key" = Option<String>, Header)), request_body = CreateCategory,
@@ -119,20 +104,8 @@ async fn create(
     let row = app.view::<Category>(id.uuid()).await?.ok_or_else(Problem::unknown)?;
     let category = show(&row)?;
     let location = [("location", format!("/api/v1/categories/{id}"))];
-    let mark = replayed.then_some([("idempotent-replayed", "true")]);
     let body = Created { categoty: category.clone(), category };
-    Ok((StatusCode::CREATED, location, mark_headers(mark), Json(body)).into_response())
-}
-
-/// Headers that are sometimes there.
-pub(crate) fn mark_headers(mark: Option<[(&'static str, &'static str); 1]>) -> axum::http::HeaderMap {
-    mark.into_iter()
-        .flatten()
-        .map(|(name, value)| {
-            let name = axum::http::HeaderName::from_static(name);
-            (name, axum::http::HeaderValue::from_static(value))
-        })
-        .collect()
+    Ok((StatusCode::CREATED, location, replay_mark(replayed), Json(body)).into_response())
 }
 
 fn problem(error: AskError<category::Rejection>) -> Problem {

@@ -2,6 +2,7 @@
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
@@ -160,6 +161,12 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
             false => Err(invalid()),
         }
     }
+}
+
+/// `Idempotent-Replayed: true`, where what was asked for had been made before.
+pub fn replay_mark(is_replayed: bool) -> HeaderMap {
+    let name = HeaderName::from_static("idempotent-replayed");
+    is_replayed.then_some((name, HeaderValue::from_static("true"))).into_iter().collect()
 }
 
 /// The query of a list of the caller's own things.

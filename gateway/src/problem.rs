@@ -168,6 +168,21 @@ pub struct Violation {
     pub detail: String,
 }
 
+/// What is wrong with texts that may be absent: (name, text, longest).
+pub fn texts(fields: &[(&str, Option<&String>, usize)]) -> Vec<Violation> {
+    fields
+        .iter()
+        .filter_map(|(name, text, max)| {
+            let length = (*text)?.trim().chars().count();
+            (length == 0 || length > *max).then(|| Violation {
+                pointer: format!("/{name}"),
+                code: "invalid_length",
+                detail: format!("1 to {max} characters"),
+            })
+        })
+        .collect()
+}
+
 /// A failure, on the wire.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]

@@ -19,9 +19,8 @@ use uuid::Uuid;
 
 use crate::app::{App, Caller, decode};
 use crate::body::{Body, integer, optional_integer};
-use crate::categories::{mark_headers, texts};
-use crate::params::{IdempotencyKey, IfMatch, List, Page, PathId, Query, parse_id};
-use crate::problem::{Code, Problem, Violation};
+use crate::params::{IdempotencyKey, IfMatch, List, Page, PathId, Query, parse_id, replay_mark};
+use crate::problem::{Code, Problem, Violation, texts};
 
 /// The routes.
 pub fn routes() -> OpenApiRouter<App> {
@@ -222,7 +221,7 @@ async fn create(
     let row = app.view::<Product>(id.uuid()).await?.ok_or_else(Problem::unknown)?;
     let headers =
         [("location", format!("/api/v1/products/{id}")), ("etag", tag(&decode::<product::View>(&row)?))];
-    let mark = mark_headers(replayed.then_some([("idempotent-replayed", "true")]));
+    let mark = replay_mark(replayed);
     Ok((StatusCode::CREATED, headers, mark, Json(Enveloped { product: show(&row)? })).into_response())
 }
 

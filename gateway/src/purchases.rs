@@ -31,8 +31,7 @@ use uuid::Uuid;
 
 use crate::app::{App, Caller, decode};
 use crate::body::{Body, OptionalBody, integer};
-use crate::categories::mark_headers;
-use crate::params::{IdempotencyKey, List, OwnList, PathId, PreferWait, Query};
+use crate::params::{IdempotencyKey, List, OwnList, PathId, PreferWait, Query, replay_mark};
 use crate::problem::{Code, Problem, Violation};
 
 /// The routes.
@@ -305,7 +304,7 @@ async fn buy(
         Err(AskError::Rejected(_)) => return Err(refusal.unwrap_or_else(Problem::not_found)),
         Err(AskError::Unknown) => return Err(Problem::unknown().at(location)),
     };
-    let mark = mark_headers(replayed.then_some([("idempotent-replayed", "true")]));
+    let mark = replay_mark(replayed);
     if let Some((mut following, wait)) = watched {
         let ended = tokio::time::timeout(wait, ended(&mut following)).await;
         if let Ok(Some(row)) = ended {

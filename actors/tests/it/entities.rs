@@ -17,7 +17,7 @@ async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
     tokio::time::timeout(Duration::from_secs(20), so).await.expect(what);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_decided_is_durable_before_it_is_answered() {
     let tallies = Tallies::open(LIMITS).await;
     let id = Tallies::id();
@@ -28,6 +28,7 @@ async fn what_is_decided_is_durable_before_it_is_answered() {
         .map(|command| tallies.host.ask(id, command, false))
         .collect();
     // The writer cannot commit, so neither a decision nor a read nor a refusal that rests on one may leave.
+    // Paused time goes on only when everybody rests: what has not left by then does not leave.
     tokio::time::sleep(Duration::from_millis(50)).await;
     let mut answers = answers;
     for answer in &mut answers {
@@ -91,7 +92,7 @@ async fn a_row_that_the_database_refuses_quarantines_its_entity() {
     until("quarantined", async || tallies.host.quarantined().len() == 1).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_entity_waits_for_its_journal_and_a_lost_answer_is_no_loss() {
     let tallies = Tallies::open(LIMITS).await;
     let id = Tallies::id();
