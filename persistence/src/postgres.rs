@@ -99,7 +99,7 @@ impl PostgresJournal {
 
     async fn load_passed(&self, stream: Uuid) -> Result<Option<Loaded>, JournalError> {
         self.writer.passed(stream).await;
-        let rows = self.read(sqlx::query(LOAD).bind(stream)).await?;
+        let rows = self.read(|| sqlx::query(LOAD).bind(stream)).await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let mut tail = Vec::new();
         for row in &rows {
@@ -135,7 +135,10 @@ impl PostgresJournal {
         }))
     }
 
-    async fn read(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, JournalError> {
+    async fn read<'q>(
+        &self,
+        query: impl Fn() -> Query<'q, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, JournalError> {
         self.readers.read(query).await.map_err(unreadable)
     }
 }
@@ -158,13 +161,15 @@ impl Journal for PostgresJournal {
     ) -> BoxFuture<'_, Result<Vec<Owed>, JournalError>> {
         let (after, behind) = after.unwrap_or((Timestamp::default(), Uuid::nil()));
         async move {
-            let query = sqlx::query(OWED)
-                .bind(*slots.start())
-                .bind(*slots.end())
-                .bind(before.to_offset())
-                .bind(after.to_offset())
-                .bind(behind)
-                .bind(limit);
+            let query = || {
+                sqlx::query(OWED)
+                    .bind(*slots.start())
+                    .bind(*slots.end())
+                    .bind(before.to_offset())
+                    .bind(after.to_offset())
+                    .bind(behind)
+                    .bind(limit)
+            };
             let rows = self.read(query).await?;
             let owed = |row: &PgRow| {
                 let (stream, kind) = (row.try_get(0).map_err(corrupt)?, row.try_get(1).map_err(corrupt)?);
@@ -181,7 +186,8 @@ impl Journal for PostgresJournal {
 
     fn views(&self, kind: i16, streams: Vec<Uuid>) -> BoxFuture<'_, Result<Vec<ViewRow>, JournalError>> {
         async move {
-            self.read(sqlx::query(VIEWS).bind(kind).bind(streams)).await?.iter().map(view).collect()
+            let query = || sqlx::query(VIEWS).bind(kind).bind(&streams);
+            self.read(query).await?.iter().map(view).collect()
         }
         .boxed()
     }
@@ -193,16 +199,18 @@ impl Journal for PostgresJournal {
         let (after, behind) = after.unwrap_or((end, Uuid::max()));
         let (names, values): (Vec<_>, Vec<_>) = equal.into_iter().unzip();
         async move {
-            let query = sqlx::query(if owner.is_some() { LIST_OWNED } else { LIST })
-                .bind(kind)
-                .bind(after.to_offset())
-                .bind(behind)
-                .bind(names)
-                .bind(values)
-                .bind(limit);
-            let query = match owner {
-                Some(owner) => query.bind(owner),
-                None => query,
+            let query = || {
+                let query = sqlx::query(if owner.is_some() { LIST_OWNED } else { LIST })
+                    .bind(kind)
+                    .bind(after.to_offset())
+                    .bind(behind)
+                    .bind(&names)
+                    .bind(&values)
+                    .bind(limit);
+                match owner {
+                    Some(owner) => query.bind(owner),
+                    None => query,
+                }
             };
             self.read(query).await?.iter().map(view).collect()
         }
@@ -211,7 +219,7 @@ impl Journal for PostgresJournal {
 
     fn forget(&self, kinds: Vec<i16>, limit: i64) -> BoxFuture<'_, Result<u64, JournalError>> {
         async move {
-            let rows = self.read(sqlx::query(FORGET).bind(kinds).bind(limit)).await?;
+            let rows = self.read(|| sqlx::query(FORGET).bind(&kinds).bind(limit)).await?;
             let count: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(corrupt)?;
             Ok(count.unsigned_abs())
         }
