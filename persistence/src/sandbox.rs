@@ -41,6 +41,8 @@ const REMEMBERS_FOR: Duration = Duration::from_secs(24 * 3600);
 const WAITING_MAX: usize = 10_000;
 /// The most requests that are decided under one lock of the books.
 const AT_ONCE_MAX: usize = 500;
+/// When several came at once, so long is waited for the next ones: one turn then serves many.
+const LINGER: Duration = Duration::from_micros(500);
 
 /// How long things take there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +178,13 @@ impl Desk {
             });
             match decided {
                 // All lines are written before the first answer is given.
-                Ok(answers) => answers.into_iter().for_each(|tell| tell()),
+                Ok(answers) => {
+                    let is_busy = answers.len() > 1;
+                    answers.into_iter().for_each(|tell| tell());
+                    if is_busy {
+                        std::thread::sleep(LINGER);
+                    }
+                }
                 // Whoever asked learns that nobody knows.
                 Err(error) => tracing::error!(%error, "the sandbox's books fail"),
             }
