@@ -122,13 +122,23 @@ pub trait Aggregate: Default + Clone + Serialize + DeserializeOwned + Send + Syn
     /// What it can owe the world.
     type Effect: Send + Debug + 'static;
     /// What readers see.
-    type View: Serialize;
+    type View: Serialize + DeserializeOwned + Send + Sync + Debug + 'static;
 
     /// Decides a command. Pure: the same state, time and command give the same decision.
     fn decide(&self, at: Timestamp, command: &Self::Command) -> Decision<Self>;
 
     /// Lets an event have happened. Total: what has been stored is never refused.
     fn apply(&mut self, at: Timestamp, event: &Self::Event);
+
+    /// Whether this event may wait for the row of what follows it, though the world is asked meanwhile: it is
+    /// found again, equal, by asking again. Only the incarnation that made the stream leaves such an event
+    /// unwritten, so whoever is loaded must reckon with what it may have done ([`Aggregate::reloaded`]).
+    fn may_wait(_event: &Self::Event) -> bool {
+        false
+    }
+
+    /// This state was loaded: an incarnation before this one may have gone on without a row.
+    fn reloaded(&mut self) {}
 
     /// What this state owes the world, and from when. The earliest time is when the entity must be awake.
     fn effects(&self) -> Vec<(Timestamp, Self::Effect)>;

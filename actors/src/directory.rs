@@ -140,9 +140,9 @@ impl Directory {
     }
 
     /// Follows an entity's durable views.
-    pub fn follow<A: Housed>(&self, id: Id<A>) -> Following {
+    pub fn follow<A: Housed>(&self, id: Id<A>) -> Following<A> {
         let host = A::host(&self.hosts);
-        host.followers().follow(Arc::clone(host.journal()), A::KIND.number(), id.uuid())
+        host.followers().follow(Arc::clone(host.journal()), id.uuid())
     }
 
     /// Where views and lists of an aggregate are read.

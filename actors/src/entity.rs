@@ -3,7 +3,8 @@
 //! performed what the state owes; when nothing is owed, leave.
 //!
 //! At most one row is under way. What is decided meanwhile is the next row, so a product that everybody
-//! wants writes hundreds of decisions at once. If a row turns out not to be ours, nothing is repaired: the
+//! wants writes hundreds of decisions at once. An event that [`Aggregate::may_wait`] does not make a row by
+//! itself, for the incarnation that made the stream. If a row turns out not to be ours, nothing is repaired: the
 //! entity dies, everything held back becomes unknown, and it is loaded again.
 
 mod message;
@@ -16,12 +17,14 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::{Deserialize, Serialize};
 use souk_persistence::Timestamp;
-use souk_persistence::journal::{Committed, JournalError, Loaded, Row, ViewRow};
+use souk_persistence::journal::{Committed, JournalError, Loaded, Row};
 use tokio::time::Instant;
 
 use crate::aggregate::{Aggregate, Decision, Residence};
 use crate::barrier::{Barrier, Hold};
+use crate::followers::Standing;
 use crate::retry::Backoff;
+use crate::world::Time;
 
 pub use message::{Birth, Effected, Envelope, Message, Reply};
 
@@ -43,6 +46,10 @@ pub struct Resident<A: Aggregate> {
     at: Timestamp,
     /// The number of the newest row that the journal was given.
     written: i32,
+    /// The first row of the stream is this incarnation's own.
+    is_founder: bool,
+    /// What might have waited is needed now.
+    must_write: bool,
     under_way: bool,
     /// From when something is owed, as in the newest row.
     owed: Option<Timestamp>,
@@ -178,6 +185,8 @@ impl<A: Aggregate> Resident<A> {
             created_at: None,
             at: Timestamp::default(),
             written: 0,
+            is_founder: false,
+            must_write: false,
             under_way: false,
             owed: None,
             next: Vec::new(),
@@ -230,6 +239,7 @@ impl<A: Aggregate> Resident<A> {
         self.written = loaded.version;
         self.rows_since_snapshot = u32::try_from(loaded.tail.len()).unwrap_or(u32::MAX);
         self.barrier = Arc::new(Barrier::new(loaded.version));
+        self.state.reloaded();
         Ok(())
     }
 
@@ -268,10 +278,11 @@ impl<A: Aggregate> Resident<A> {
         }
     }
 
-    fn hold(&self, reply: Reply<A>, answer: Result<A::Answer, A::Rejection>) {
+    fn hold(&mut self, reply: Reply<A>, answer: Result<A::Answer, A::Rejection>) {
         let rests_on = if self.next.is_empty() { self.written } else { self.written.saturating_add(1) };
         match self.barrier.hold(rests_on, (reply, answer)) {
-            Hold::Held => {}
+            // Somebody waits for the row.
+            Hold::Held => self.must_write = true,
             Hold::Free(held) => release::<A>(held),
             Hold::Broken(held) => drop(held),
         }
@@ -321,6 +332,7 @@ impl<A: Aggregate> Resident<A> {
         attempt.failed = attempt.failed.saturating_add(1);
         attempt.state = AttemptState::BackingOff { until: now + wait };
         let delayed = now - attempt.since;
+        self.must_write = true;
         self.birth.host.report_unknown(self.birth.id, effect, attempt.failed, delayed);
         self.wake_after(myself, wait);
     }
@@ -346,15 +358,25 @@ impl<A: Aggregate> Resident<A> {
         }
     }
 
+    /// Nothing has been decided that must be durable before the world is asked.
+    fn is_written(&self) -> bool {
+        let may_wait = self.is_founder && !self.must_write;
+        self.next.is_empty() || (may_wait && self.next.iter().all(|(_, event)| A::may_wait(event)))
+    }
+
     /// Gives the next row to the journal, unless one is under way.
     fn write(&mut self, myself: &ActorRef<Message<A>>) {
-        if self.under_way || self.next.is_empty() {
+        if self.under_way || self.is_written() {
             return;
         }
-        let row = self.next_row();
-        let (version, view) = (row.version, self.shown(&row));
+        let view = self.state.view();
+        let row = self.next_row(&view);
+        let version = row.version;
+        let standing = self.standing(&row, view);
         self.under_way = true;
+        self.must_write = false;
         self.written = version;
+        self.is_founder |= version == 1;
         self.owed = row.owed;
 
         let host = Arc::clone(&self.birth.host);
@@ -365,7 +387,7 @@ impl<A: Aggregate> Resident<A> {
             let _ = match committed {
                 Committed::Taken => {
                     barrier.settle(version).into_iter().for_each(release::<A>);
-                    host.followers().publish(&view);
+                    host.followers().publish(standing);
                     myself.cast(Message::Durable(version))
                 }
                 Committed::NotOurs => {
@@ -381,7 +403,7 @@ impl<A: Aggregate> Resident<A> {
         self.birth.host.journal().commit(row, done);
     }
 
-    fn next_row(&mut self) -> Row {
+    fn next_row(&mut self, view: &A::View) -> Row {
         let at = self.next.first().map_or(self.at, |(at, _)| *at);
         let events: Vec<_> =
             self.next.drain(..).map(|(then, event)| (then.micros() - at.micros(), event)).collect();
@@ -403,25 +425,20 @@ impl<A: Aggregate> Resident<A> {
             events: to_json(&events),
             owner: self.state.owner(),
             owed: self.state.effects().into_iter().map(|(due, _)| due).min(),
-            view: to_json(&self.state.view()).into(),
+            view: to_json(view).into(),
             snapshot,
         }
     }
 
-    fn shown(&self, row: &Row) -> ViewRow {
-        ViewRow {
-            stream: row.stream,
-            version: row.version,
-            owner: row.owner,
-            created_at: self.created_at.unwrap_or(row.at),
-            updated_at: row.updated_at,
-            view: Arc::clone(&row.view),
-        }
+    fn standing(&self, row: &Row, view: A::View) -> Standing<A> {
+        let &Row { stream, version, owner, updated_at, .. } = row;
+        Standing { stream, version, owner, created_at: self.created_at.unwrap_or(row.at), updated_at, view }
     }
 
-    /// Has performed what is owed. Only what a durable row says is owed: no row is under way or waiting.
+    /// Has performed what is owed. Only what a durable row says is owed: no row is under way or waiting, but
+    /// for what may wait.
     fn pursue(&mut self) {
-        if self.under_way || !self.next.is_empty() {
+        if self.under_way || !self.is_written() {
             return;
         }
         if let Some(asking) = &mut self.asking
@@ -455,6 +472,8 @@ impl<A: Aggregate> Resident<A> {
         let Birth { host, id, incarnation, .. } = &self.birth;
         let (host, id, incarnation) = (Arc::clone(host), *id, *incarnation);
         let name = A::effect_name(&effect);
+        let is_first = self.is_founder && !self.attempts.contains_key(name);
+        let time = if is_first { Time::First } else { Time::Any };
         let attempt = self.attempts.entry(name).or_insert_with(|| Attempt {
             failed: 0,
             since: Instant::now(),
@@ -466,7 +485,7 @@ impl<A: Aggregate> Resident<A> {
         }
         attempt.state = AttemptState::Running;
         tokio::spawn(async move {
-            let command = host.perform(id, effect).await;
+            let command = host.perform(id, effect, time).await;
             host.deliver_answer(id, incarnation, name, command);
         });
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use ractor::{ActorCell, ActorId, ActorRef, ActorRuntime};
 use souk_persistence::Timestamp;
@@ -24,7 +25,7 @@ use crate::entity::{Birth, Effected, Entity, Envelope, Message, Reply};
 use crate::followers::Followers;
 use crate::ids::Id;
 use crate::retry::Backoff;
-use crate::world::{Performer, World};
+use crate::world::{Performer, Time, World};
 
 const SHARDS: usize = 64;
 
@@ -54,7 +55,7 @@ pub struct Host<A: Aggregate> {
     journal: Arc<dyn Journal>,
     clock: Clock,
     limits: Limits,
-    followers: Arc<Followers>,
+    followers: Arc<Followers<A>>,
     performer: Performer<A>,
     world: OnceLock<World>,
     supervisor: RwLock<Option<ActorCell>>,
@@ -62,6 +63,8 @@ pub struct Host<A: Aggregate> {
     actors: Mutex<HashMap<ActorId, (Id<A>, u64)>>,
     incarnations: AtomicU64,
     residents: AtomicUsize,
+    /// How many have left in order.
+    released: AtomicU64,
 }
 
 enum Slot<A: Aggregate> {
@@ -144,6 +147,7 @@ impl<A: Aggregate> Host<A> {
             actors: Mutex::default(),
             incarnations: AtomicU64::new(0),
             residents: AtomicUsize::new(0),
+            released: AtomicU64::new(0),
         })
     }
 
@@ -164,7 +168,7 @@ impl<A: Aggregate> Host<A> {
     }
 
     /// Who follows entities of this kind.
-    pub fn followers(&self) -> &Arc<Followers> {
+    pub fn followers(&self) -> &Arc<Followers<A>> {
         &self.followers
     }
 
@@ -192,8 +196,8 @@ impl<A: Aggregate> Host<A> {
     }
 
     /// Performs an effect and answers with the command that says how it went.
-    pub fn perform(&self, id: Id<A>, effect: A::Effect) -> BoxFuture<'static, A::Command> {
-        (self.performer.perform)(self.world(), id, effect)
+    pub fn perform(&self, id: Id<A>, effect: A::Effect, time: Time) -> BoxFuture<'static, A::Command> {
+        (self.performer.perform)(self.world(), id, effect, time)
     }
 
     /// Leaves an effect to somebody else for good. `false`: it must be performed.
@@ -251,7 +255,9 @@ impl<A: Aggregate> Host<A> {
             Birth { host: Arc::clone(self), id, incarnation, is_new, failures, gate: Arc::clone(&gate) };
         // Held over the spawn, so that an early end cannot be reported before the entry is there.
         let mut actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
-        let (actor, _) = ActorRuntime::spawn_linked_instant(None, Entity::default(), birth, supervisor)
+        // Polled once: starting waits for nothing, so it is over at once and needs no task of its own.
+        let (actor, _) = ActorRuntime::spawn_linked(None, Entity::default(), birth, supervisor)
+            .now_or_never()?
             .inspect_err(|error| tracing::error!(%id, %error, "entity cannot be spawned"))
             .ok()?;
         actors.insert(actor.get_id(), (id, incarnation));
@@ -274,7 +280,13 @@ impl<A: Aggregate> Host<A> {
             failures => shard.insert(id, Slot::BackingOff { failures, until: Instant::now() }),
         };
         self.residents.fetch_sub(1, Ordering::AcqRel);
+        self.released.fetch_add(1, Ordering::Relaxed);
         true
+    }
+
+    /// How many have left memory in order since the node was opened.
+    pub fn released(&self) -> u64 {
+        self.released.load(Ordering::Relaxed)
     }
 
     /// The entity has written a row: what failed before is forgiven.

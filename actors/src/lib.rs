@@ -26,6 +26,7 @@ pub mod barrier;
 
 pub mod admission;
 pub mod clock;
+pub mod concurrency;
 pub mod directory;
 pub mod followers;
 pub mod host;

@@ -26,7 +26,7 @@ use crate::product::Product;
 use crate::saga::{Answered, Direction, Progress, Step, Turn};
 
 pub use cause::Cause;
-pub use view::{Attention, Failure, Status, StepStatus, TrailEntry, View};
+pub use view::{Attention, Failure, Status, StepName, StepStatus, TrailEntry, View};
 
 /// The definition that new orders begin with. An old one stays in the code while orders run on it.
 pub const DEFINITION: u16 = 1;
@@ -35,9 +35,9 @@ const RESERVE: usize = 0;
 const CHARGE: usize = 1;
 
 /// The saga. `CREATE_ORDER`, the third step that clients know, is this stream itself.
-const STEPS: [Step<Order, Effect>; 2] = [
-    Step::new("UPDATE_PRODUCT_INVENTORY", reserve_stock).undo(release_stock),
-    Step::new("CREATE_PAYMENT", charge).undo(void),
+const STEPS: [Step<Order, StepName, Effect>; 2] = [
+    Step::new(StepName::UpdateProductInventory, reserve_stock).undo(release_stock),
+    Step::new(StepName::CreatePayment, charge).undo(void),
     // Pivot: Completed. Afterwards the order owes Settle, which cannot be refused and nobody waits for.
 ];
 
@@ -50,6 +50,9 @@ pub struct Order {
     progress: Option<Progress<Cause>>,
     attention: Option<Attention>,
     trail: Vec<TrailEntry>,
+    /// Loaded: the incarnation that accepted it may have charged without a row (see [`Order::may_wait`]).
+    #[serde(skip)]
+    is_reloaded: bool,
 }
 
 /// What was ordered, by whom, until when.
@@ -303,7 +306,8 @@ impl Order {
         let accepted = self.known();
         Terms {
             customer: accepted.customer,
-            amount: self.amount.expect("an order is charged only once its stock is reserved"),
+            // Unknown where a loaded order takes back a charge that may have been asked without a row.
+            amount: self.amount.unwrap_or(0),
             currency: accepted.currency,
             token: accepted.token.clone(),
             reserve_by: accepted.reserve_by,
@@ -357,7 +361,7 @@ impl Order {
         match progress {
             Progress::Forward { step } => {
                 let cause = Cause::Cancelled { reason: reason.cloned() };
-                Decision::event(Event::Unwinding { step: *step, cause }, Answer::Cancelled)
+                Decision::event(self.unwinding(*step, cause), Answer::Cancelled)
             }
             Progress::Unwinding { cause, .. } | Progress::Unwound { cause } => match cause {
                 Cause::Cancelled { .. } => Decision::answer(Answer::Cancelled),
@@ -392,7 +396,7 @@ impl Order {
                 Outcome::Charged => vec![Event::Completed],
                 Outcome::Undone | Outcome::Refused(_) | Outcome::Unknown => Vec::new(),
             },
-            Turn::TurnRound { step, cause } => vec![Event::Unwinding { step, cause }],
+            Turn::TurnRound { step, cause } => vec![self.unwinding(step, cause)],
             Turn::Undone => vec![Event::Undone { step }],
             Turn::NeedsPerson(_) if self.attention.is_some() => Vec::new(),
             Turn::NeedsPerson(cause) => vec![Event::AttentionNeeded { step, detail: cause.detail() }],
@@ -405,13 +409,19 @@ impl Order {
             Some(amount) => vec![Event::StockReserved { lines: lines.to_vec(), amount }],
             None => {
                 let cause = Cause::Refused { detail: "the total exceeds every bound".to_owned() };
-                vec![Event::Unwinding { step: RESERVE, cause }]
+                vec![self.unwinding(RESERVE, cause)]
             }
         }
     }
 
-    fn note(&mut self, at: Timestamp, step: &str, status: StepStatus, detail: Option<String>) {
-        self.trail.push(TrailEntry { step: step.to_owned(), status, created_at: at, detail });
+    /// Turns round at `step`. A loaded order undoes every step, whatever is written: the incarnation that
+    /// accepted it may have gone further, or may yet, and only the mark of an undo stops it.
+    fn unwinding(&self, step: usize, cause: Cause) -> Event {
+        Event::Unwinding { step: if self.is_reloaded { STEPS.len() - 1 } else { step }, cause }
+    }
+
+    fn note(&mut self, at: Timestamp, step: StepName, status: StepStatus, detail: Option<String>) {
+        self.trail.push(TrailEntry { step, status, created_at: at, detail });
     }
 }
 
@@ -450,7 +460,7 @@ impl Aggregate for Order {
                 self.amount = Some(*amount);
                 self.progress = Some(Progress::Forward { step: CHARGE });
                 self.note(at, STEPS[RESERVE].name, StepStatus::Success, None);
-                self.note(at, "CREATE_ORDER", StepStatus::Success, None);
+                self.note(at, StepName::CreateOrder, StepStatus::Success, None);
                 self.note(at, STEPS[CHARGE].name, StepStatus::Execute, None);
             }
             Event::Completed => {
@@ -458,9 +468,16 @@ impl Aggregate for Order {
                 self.note(at, STEPS[CHARGE].name, StepStatus::Success, None);
             }
             Event::Unwinding { step, cause } => {
+                let stood_at = match self.progress {
+                    Some(Progress::Forward { step }) => step,
+                    None
+                    | Some(Progress::Unwinding { .. } | Progress::Completed | Progress::Unwound { .. }) => {
+                        *step
+                    }
+                };
                 self.progress = Some(Progress::Unwinding { step: *step, cause: cause.clone() });
                 let detail = Some(cause.code().to_owned());
-                self.note(at, STEPS[*step].name, StepStatus::Failed, detail);
+                self.note(at, STEPS[stood_at].name, StepStatus::Failed, detail);
             }
             Event::Undone { step } => {
                 self.attention = None;
@@ -468,7 +485,7 @@ impl Aggregate for Order {
                 let Some(Progress::Unwinding { cause, .. }) = self.progress.take() else { return };
                 self.progress = Some(match step.checked_sub(1) {
                     Some(step) => {
-                        self.note(at, "CREATE_ORDER", StepStatus::Rollback, None);
+                        self.note(at, StepName::CreateOrder, StepStatus::Rollback, None);
                         Progress::Unwinding { step, cause }
                     }
                     None => Progress::Unwound { cause },
@@ -477,9 +494,26 @@ impl Aggregate for Order {
             Event::AttentionNeeded { step, detail } => {
                 let name = STEPS[*step].name;
                 self.note(at, name, StepStatus::RollbackFailed, Some(detail.clone()));
-                self.attention = Some(Attention { step: name.to_owned(), since: at, detail: detail.clone() });
+                self.attention = Some(Attention { step: name, since: at, detail: detail.clone() });
             }
         }
+    }
+
+    /// The holds keep their prices, so a loaded order that asks again is told the same; and whatever it was
+    /// not told, its unwinding takes back.
+    fn may_wait(event: &Event) -> bool {
+        match event {
+            Event::StockReserved { .. } => true,
+            Event::Accepted(_)
+            | Event::Completed
+            | Event::Unwinding { .. }
+            | Event::Undone { .. }
+            | Event::AttentionNeeded { .. } => false,
+        }
+    }
+
+    fn reloaded(&mut self) {
+        self.is_reloaded = true;
     }
 
     fn effects(&self) -> Vec<(Timestamp, Effect)> {
@@ -519,9 +553,8 @@ impl Aggregate for Order {
         };
         Some(View {
             status: self.status(),
-            customer_id: accepted.customer,
             currency_code: accepted.currency,
-            items: accepted.items.clone(),
+            items: if self.lines.is_empty() { accepted.items.clone() } else { Vec::new() },
             lines: self.lines.clone(),
             amount: self.amount,
             steps: self.trail.clone(),

@@ -29,7 +29,7 @@ pub struct Payment {
 pub struct Bill {
     /// By whom.
     pub customer: Id<Account>,
-    /// In minor units.
+    /// In minor units. 0 where an order takes back what it may have asked and never wrote down.
     pub amount: i64,
     /// ISO 4217.
     pub currency: Currency,

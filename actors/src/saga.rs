@@ -7,19 +7,19 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A step of a saga over `S`, which owes `E`.
-pub struct Step<S, E> {
+/// A step of a saga over `S`, named by an `N`, which owes `E`.
+pub struct Step<S, N, E> {
     /// Its name for people and topics.
-    pub name: &'static str,
+    pub name: N,
     /// What is asked of the world.
     pub ask: fn(&S) -> E,
     /// What takes it back, whether or not it ever ran.
     pub undo: fn(&S) -> E,
 }
 
-impl<S, E> Step<S, E> {
+impl<S, N: Copy, E> Step<S, N, E> {
     /// A step that asks; say with [`Step::undo`] what takes it back.
-    pub const fn new(name: &'static str, ask: fn(&S) -> E) -> Self {
+    pub const fn new(name: N, ask: fn(&S) -> E) -> Self {
         Self { name, ask, undo: ask }
     }
 

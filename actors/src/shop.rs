@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::aggregate::Kind;
 use crate::clock::Clock;
+use crate::concurrency::ConcurrencyLimit;
 use crate::directory::{Directory, Hosts};
 use crate::host::{AnyHost, Host, Limits, Quarantined};
 use crate::settling::Collector;
@@ -36,6 +37,8 @@ pub struct Journals {
 pub struct Pace {
     /// The bounds of hosts.
     pub limits: Limits,
+    /// The most purchases under way at once.
+    pub purchases_max: usize,
     /// How long stock may take to be reserved and money to be charged.
     pub patience: Duration,
     /// How long one ask may take.
@@ -54,6 +57,7 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             limits: Limits { residents_max: 200_000, mailbox_max: 4_096, idle: Duration::from_secs(300) },
+            purchases_max: 10_000,
             patience: Duration::from_secs(10),
             ask: Duration::from_secs(2),
             provider_call: Duration::from_secs(5),
@@ -87,6 +91,7 @@ pub enum ShopError {
 pub struct Shop {
     directory: Directory,
     collector: Arc<Collector>,
+    concurrency: ConcurrencyLimit,
     journals: Journals,
     root: ActorCell,
     has_failed: watch::Receiver<bool>,
@@ -126,7 +131,8 @@ impl Shop {
         let periodic = periodic(&directory, &collector, &journals, pace);
         let arguments = RootArguments { hosts, periodic, has_failed: give_up };
         let (root, _) = Actor::spawn(None, Root, arguments).await?;
-        Ok(Self { directory, collector, journals, root: root.get_cell(), has_failed })
+        let concurrency = ConcurrencyLimit::new(pace.purchases_max, Instant::now());
+        Ok(Self { directory, collector, concurrency, journals, root: root.get_cell(), has_failed })
     }
 
     /// Finds entities.
@@ -142,6 +148,12 @@ impl Shop {
     /// Entities that were left alone because they kept failing.
     pub fn quarantined(&self) -> Vec<Quarantined> {
         self.directory.hosts().all().flat_map(AnyHost::quarantined).collect()
+    }
+
+    /// Whether one more purchase may be accepted: what is accepted must be done in time.
+    pub fn has_room(&self) -> bool {
+        let orders = &self.directory.hosts().order;
+        orders.residents() < self.concurrency.get(Instant::now(), orders.released())
     }
 
     /// Purchases under way on this node, and completed ones that are not settled yet.

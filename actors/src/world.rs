@@ -34,10 +34,20 @@ pub struct World {
     pub provider_call: Duration,
 }
 
+/// Which time an effect is performed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// The first: by the very incarnation that made the stream, so nobody can have asked before it, and
+    /// what is made under the stream's own id is not there yet.
+    First,
+    /// Perhaps not the first.
+    Any,
+}
+
 /// How the effects of an aggregate are performed.
 pub struct Performer<A: Aggregate> {
     /// Performs one and answers with the command that says how it went.
-    pub perform: fn(&World, Id<A>, A::Effect) -> BoxFuture<'static, A::Command>,
+    pub perform: fn(&World, Id<A>, A::Effect, Time) -> BoxFuture<'static, A::Command>,
     /// Leaves one to somebody else, told the version that owes it. `false`: it must be performed.
     pub hand_over: fn(&World, Id<A>, i32, &A::Effect) -> bool,
     /// How long one waits between attempts.
@@ -48,7 +58,7 @@ impl<A: Aggregate<Effect = Infallible>> Performer<A> {
     /// Of an aggregate that never owes anything.
     pub fn owes_nothing() -> Self {
         Self {
-            perform: |_, _, effect| match effect {},
+            perform: |_, _, effect, _| match effect {},
             hand_over: |_, _, _, effect| match *effect {},
             backoff: |_| Backoff::FOR_EVER,
         }
@@ -59,7 +69,7 @@ impl Performer<Order> {
     /// Of the saga.
     pub fn order() -> Self {
         Self {
-            perform: |world, id, effect| Box::pin(perform_order(world.clone(), id, effect)),
+            perform: |world, id, effect, time| Box::pin(perform_order(world.clone(), id, effect, time)),
             hand_over: |world, id, version, effect| match effect {
                 order::Effect::Settle { items, reserve_by } => {
                     let claim = Claim { purchase: id, reserve_by: *reserve_by };
@@ -83,14 +93,14 @@ impl Performer<Payment> {
     /// Of what a payment asks of its provider.
     pub fn payment() -> Self {
         Self {
-            perform: |world, id, effect| Box::pin(perform_payment(world.clone(), id, effect)),
+            perform: |world, id, effect, _| Box::pin(perform_payment(world.clone(), id, effect)),
             hand_over: |_, _, _, _| false,
             backoff: |_| Backoff::FOR_EVER,
         }
     }
 }
 
-async fn perform_order(world: World, id: Id<Order>, effect: order::Effect) -> order::Command {
+async fn perform_order(world: World, id: Id<Order>, effect: order::Effect, time: Time) -> order::Command {
     let (step, direction) = order::step_of(&effect).expect("settling is handed over, never performed");
     let outcome = match effect {
         order::Effect::Reserve { items, currency, reserve_by } => {
@@ -99,7 +109,7 @@ async fn perform_order(world: World, id: Id<Order>, effect: order::Effect) -> or
         order::Effect::Release { items, reserve_by } | order::Effect::Settle { items, reserve_by } => {
             release(&world, Claim { purchase: id, reserve_by }, items).await
         }
-        order::Effect::Charge(terms) => charge(&world, id.same(), terms).await,
+        order::Effect::Charge(terms) => charge(&world, id.same(), terms, time).await,
         order::Effect::Void(terms) => void(&world, id.same(), terms).await,
     };
     order::Command::StepAnswered { step, direction, outcome }
@@ -189,10 +199,17 @@ fn bill(terms: &Terms) -> Bill {
     }
 }
 
-async fn charge(world: &World, id: Id<Payment>, terms: Terms) -> Outcome {
+async fn charge(world: &World, id: Id<Payment>, terms: Terms, time: Time) -> Outcome {
     let command = payment::Command::Charge { bill: bill(&terms), token: terms.token };
     // The payment waits for the provider before it answers.
-    match world.directory.ask(id, command, world.provider_call + world.ask).await {
+    let within = world.provider_call + world.ask;
+    let answer = match time {
+        // Not there yet, so there is nothing to load. Should the order have moved to another incarnation
+        // meanwhile, which charged or voided, this one's row is refused: the same as a late request.
+        Time::First => world.directory.create(id, command, within).await,
+        Time::Any => world.directory.ask(id, command, within).await,
+    };
+    match answer {
         Ok(payment::Answer::Captured) => Outcome::Charged,
         Err(AskError::Rejected(payment::Rejection::Declined { reason })) => {
             Outcome::Refused(Cause::PaymentDeclined { reason })

@@ -148,8 +148,8 @@ impl Database {
 pub struct Actors {
     /// The most entities of a kind in memory; 10 kB each and their state.
     pub residents_max: usize,
-    /// The most purchases under way on this node; more are answered 503. Ten seconds' worth at most, or
-    /// accepted ones would run into their deadlines.
+    /// The most purchases under way on this node; more are answered 503. Below it the limit follows what the
+    /// node has done lately, two seconds' worth, so that accepted ones do not run into their deadlines.
     pub purchases_max: usize,
     /// The most commands before one entity.
     pub mailbox_max: usize,

@@ -11,7 +11,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use moka::sync::Cache;
 use souk_actors::account::Account;
 use souk_actors::admission::Gate;
+use souk_actors::aggregate::Aggregate;
 use souk_actors::directory::{AskError, Housed};
+use souk_actors::followers::Standing;
 use souk_actors::money::Currency;
 use souk_actors::{Clock, Directory, Id, Shop, Slot, Timestamp};
 use souk_config::{Settings, millis};
@@ -242,10 +244,17 @@ impl From<PasswordsError> for Problem {
 
 /// A view, decoded.
 pub fn decode<T: serde::de::DeserializeOwned>(row: &ViewRow) -> Result<T, Problem> {
-    serde_json::from_str(&row.view).map_err(|error| {
-        tracing::error!(stream = %row.stream, %error, "stored view cannot be read");
-        Problem::new(Code::Internal, "stored data cannot be read")
-    })
+    serde_json::from_str(&row.view).map_err(|error| unreadable(row, &error))
+}
+
+/// A view, decoded, with what stands beside it.
+pub fn standing<A: Aggregate>(row: &ViewRow) -> Result<Standing<A>, Problem> {
+    Standing::read(row).map_err(|error| unreadable(row, &error))
+}
+
+fn unreadable(row: &ViewRow, error: &serde_json::Error) -> Problem {
+    tracing::error!(stream = %row.stream, %error, "stored view cannot be read");
+    Problem::new(Code::Internal, "stored data cannot be read")
 }
 
 /// Who calls, by a valid access token.

@@ -196,6 +196,7 @@ async fn shop(settings: &Settings, databases: &Databases, clock: Clock) -> Resul
             mailbox_max: actors.mailbox_max,
             idle: millis(actors.idle_ms),
         },
+        purchases_max: actors.purchases_max,
         patience: millis(actors.reserve_ms),
         ask: millis(actors.ask_ms),
         provider_call: millis(actors.provider_ms),

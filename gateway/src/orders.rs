@@ -73,7 +73,7 @@ fn show(row: &ViewRow, descriptions: &Descriptions) -> Result<OrderBody, Problem
     });
     Ok(OrderBody {
         id: row.stream,
-        customer_id: view.customer_id.uuid(),
+        customer_id: row.owner.unwrap_or_default(),
         status: view.status,
         products: products.collect(),
         amount: view.amount,

@@ -16,9 +16,11 @@ use axum::response::{IntoResponse, Response};
 use futures::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
 use souk_actors::directory::AskError;
-use souk_actors::followers::Following;
+use souk_actors::followers::{Following, Standing};
 use souk_actors::money::{Currency, LINES_MAX, QUANTITY_MAX};
-use souk_actors::order::{self, Attention, Failure, Item, Order, Place, Status, StepStatus, TrailEntry};
+use souk_actors::order::{
+    self, Attention, Failure, Item, Order, Place, Status, StepName, StepStatus, TrailEntry,
+};
 use souk_actors::product::{self, Product};
 use souk_actors::{Id, Timestamp};
 use souk_config::millis;
@@ -29,7 +31,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::app::{App, Caller, decode};
+use crate::app::{App, Caller, decode, standing};
 use crate::body::{Body, OptionalBody, integer};
 use crate::params::{IdempotencyKey, List, OwnList, PathId, PreferWait, Query, replay_mark};
 use crate::problem::{Code, Problem, Violation};
@@ -132,7 +134,8 @@ struct PurchaseItem {
 
 #[derive(Debug, Serialize, ToSchema)]
 struct StepBody {
-    step: String,
+    #[schema(value_type = String)]
+    step: StepName,
     #[schema(value_type = String)]
     status: StepStatus,
     #[schema(value_type = String, format = DateTime)]
@@ -149,49 +152,58 @@ struct FailureBody {
 
 #[derive(Debug, Serialize, ToSchema)]
 struct AttentionBody {
-    step: String,
+    #[schema(value_type = String)]
+    step: StepName,
     #[schema(value_type = String, format = DateTime)]
     since: Timestamp,
     detail: String,
 }
 
-fn show(now: Timestamp, row: &ViewRow) -> Result<PurchaseBody, Problem> {
-    let view: order::View = decode(row)?;
-    let price = |product| view.lines.iter().find(|line| line.product == product).map(|line| line.price);
-    let items = view.items.iter().map(|item| PurchaseItem {
-        product_id: item.product.uuid(),
-        quantity: item.quantity,
-        price: price(item.product),
+fn show(now: Timestamp, order: &Standing<Order>) -> Result<PurchaseBody, Problem> {
+    let view = order.view.as_ref().ok_or_else(Problem::not_found)?;
+    let priced = view.lines.iter().map(|line| (line.product, line.quantity, Some(line.price)));
+    let unpriced = view.items.iter().map(|item| (item.product, item.quantity, None));
+    // What is reserved is what was ordered; until then it has no price.
+    let unpriced = unpriced.take_while(|_| view.lines.is_empty());
+    let items = priced.chain(unpriced).map(|(product, quantity, price)| PurchaseItem {
+        product_id: product.uuid(),
+        quantity,
+        price,
     });
     let is_undoing = matches!(view.status, Status::Failed | Status::Cancelled) && !view.at_rest;
     Ok(PurchaseBody {
-        purchase_id: row.stream,
+        purchase_id: order.stream,
         status: view.status,
-        order_id: row.stream,
-        payment_id: row.stream,
-        customer_id: view.customer_id.uuid(),
+        order_id: order.stream,
+        payment_id: order.stream,
+        customer_id: order.owner.unwrap_or_default(),
         order_items: items.collect(),
         amount: view.amount,
         currency_code: view.currency_code.code().to_owned(),
-        steps: view.steps.into_iter().map(step).collect(),
+        steps: view.steps.iter().map(step).collect(),
         failure: view
             .failure
+            .clone()
             .filter(|_| view.status == Status::Failed)
             .map(|Failure { code, detail }| FailureBody { code, detail }),
-        attention: view.attention.map(|Attention { step, since, detail }| AttentionBody {
+        attention: view.attention.clone().map(|Attention { step, since, detail }| AttentionBody {
             step,
             since,
             detail,
         }),
-        delayed: is_undoing && row.updated_at.until(now) > DELAYED,
-        timestamp: row.created_at,
-        updated_at: row.updated_at,
+        delayed: is_undoing && order.updated_at.until(now) > DELAYED,
+        timestamp: order.created_at,
+        updated_at: order.updated_at,
     })
 }
 
-fn step(entry: TrailEntry) -> StepBody {
+fn show_stored(now: Timestamp, row: &ViewRow) -> Result<PurchaseBody, Problem> {
+    show(now, &standing(row)?)
+}
+
+fn step(entry: &TrailEntry) -> StepBody {
     let TrailEntry { step, status, created_at, detail } = entry;
-    StepBody { step, status, created_at, detail }
+    StepBody { step: *step, status: *status, created_at: *created_at, detail: detail.clone() }
 }
 
 /// What is wrong with a request to buy, whatever products there are.
@@ -274,7 +286,7 @@ async fn buy(
     if app.is_draining() {
         return Err(Problem::new(Code::Draining, "no new purchases are accepted here"));
     }
-    if app.shop().in_flight().0 >= app.settings().actors.purchases_max {
+    if !app.shop().has_room() {
         return Err(Problem::new(Code::Overloaded, "too many purchases are under way"));
     }
     let refusal = impossible(&app, &items, currency).await?;
@@ -305,10 +317,12 @@ async fn buy(
         Err(AskError::Unknown) => return Err(Problem::unknown().at(location)),
     };
     let mark = replay_mark(replayed);
-    if let Some((mut following, wait)) = watched {
+    if let Some((following, wait)) = watched {
+        // Followed before it was made: of a new one nothing can have been missed.
+        let mut following = if replayed { following } else { following.only_news() };
         let ended = tokio::time::timeout(wait, ended(&mut following)).await;
-        if let Ok(Some(row)) = ended {
-            return Ok((mark, [("location", location)], Json(show(app.now(), &row)?)).into_response());
+        if let Ok(Some(order)) = ended {
+            return Ok((mark, [("location", location)], Json(show(app.now(), &order)?)).into_response());
         }
     }
     let body = Accepted { purchase_id: id.uuid(), status, timestamp: at };
@@ -316,16 +330,12 @@ async fn buy(
 }
 
 /// Waits until the purchase has an outcome. `None`: it cannot be watched.
-async fn ended(following: &mut Following) -> Option<Arc<ViewRow>> {
+async fn ended(following: &mut Following<Order>) -> Option<Arc<Standing<Order>>> {
     loop {
-        match following.next().await {
-            Ok(Some(row)) => match decode::<order::View>(&row) {
-                Ok(view) if view.status != Status::Pending => return Some(row),
-                Ok(_) => {}
-                Err(_) => return None,
-            },
-            Ok(None) => {}
-            Err(_) => return None,
+        if let Some(order) = following.next().await.ok()?
+            && order.view.as_ref()?.status != Status::Pending
+        {
+            return Some(order);
         }
     }
 }
@@ -339,7 +349,7 @@ async fn read(
     PathId(id): PathId,
 ) -> Result<Json<PurchaseBody>, Problem> {
     let row = app.own::<Order>(caller, id).await?;
-    Ok(Json(show(app.now(), &row)?))
+    Ok(Json(show_stored(app.now(), &row)?))
 }
 
 /// The caller's purchases, newest first.
@@ -354,7 +364,7 @@ async fn list(
     let (page, equal) = query.parse()?;
     let rows = app.list::<Order>(Some(customer.uuid()), equal.clone(), page).await?;
     let now = app.now();
-    Ok(Json(List::new(rows, page, "/api/v1/purchases", &equal, |row| show(now, row))?))
+    Ok(Json(List::new(rows, page, "/api/v1/purchases", &equal, |row| show_stored(now, row))?))
 }
 
 /// Cancels a purchase, unless its end is decided otherwise.
@@ -383,7 +393,7 @@ async fn cancel(
         Err(AskError::Unknown) => return Err(Problem::unknown()),
     }
     let row = app.own::<Order>(caller, id).await?;
-    Ok((StatusCode::ACCEPTED, Json(show(app.now(), &row)?)).into_response())
+    Ok((StatusCode::ACCEPTED, Json(show_stored(app.now(), &row)?)).into_response())
 }
 
 /// What happens to a purchase, as it happens: an event per entry of `steps`, with its position as id.
@@ -416,7 +426,7 @@ async fn events(
 /// Somebody who watches a purchase.
 struct Watching {
     id: Uuid,
-    following: Following,
+    following: Following<Order>,
     draining: watch::Receiver<bool>,
     /// The position of the next entry that was not shown.
     next: usize,
@@ -448,13 +458,13 @@ impl Watching {
             if self.is_over {
                 return None;
             }
-            let row = tokio::select! {
-                row = self.following.next() => row.ok()??,
+            let order = tokio::select! {
+                order = self.following.next() => order.ok()??,
                 _ = self.draining.wait_for(|is_draining| *is_draining) => return None,
             };
-            let view: order::View = decode(&row).ok()?;
+            let view = order.view.as_ref()?;
             self.is_over = view.at_rest;
-            let news = view.steps.into_iter().enumerate().skip(self.next);
+            let news = view.steps.iter().enumerate().skip(self.next);
             for (position, entry) in news {
                 let body = StepEvent { purchase_id: self.id, step: step(entry) };
                 let event = Event::default().id(position.to_string()).event("step").json_data(body);

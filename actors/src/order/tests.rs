@@ -105,15 +105,15 @@ fn a_purchase_is_accepted_reserved_charged_and_complete() {
     then(&mut order, 2, forward(CHARGE, Outcome::Charged)).expect("noted");
     assert_eq!((status(&order), owed(&order)), (Status::Completed, vec!["settle"]));
     let steps: Vec<_> =
-        order.view().expect("a view").steps.into_iter().map(|entry| (entry.step, entry.status)).collect();
+        order.view().expect("a view").steps.iter().map(|entry| (entry.step, entry.status)).collect();
     let expected = [
-        ("UPDATE_PRODUCT_INVENTORY", StepStatus::Execute),
-        ("UPDATE_PRODUCT_INVENTORY", StepStatus::Success),
-        ("CREATE_ORDER", StepStatus::Success),
-        ("CREATE_PAYMENT", StepStatus::Execute),
-        ("CREATE_PAYMENT", StepStatus::Success),
+        (StepName::UpdateProductInventory, StepStatus::Execute),
+        (StepName::UpdateProductInventory, StepStatus::Success),
+        (StepName::CreateOrder, StepStatus::Success),
+        (StepName::CreatePayment, StepStatus::Execute),
+        (StepName::CreatePayment, StepStatus::Success),
     ];
-    assert_eq!(steps, expected.map(|(step, status)| (step.to_owned(), status)));
+    assert_eq!(steps, expected);
 }
 
 #[test]
@@ -269,4 +269,34 @@ fn events_read_back_as_they_were_written() {
         let text = serde_json::to_string(&event).expect("serializes");
         assert_eq!(serde_json::from_str::<Event>(&text).expect("reads back"), event, "{text}");
     }
+}
+
+#[test]
+fn a_loaded_order_takes_back_a_charge_that_an_earlier_life_may_have_asked_without_a_row() {
+    let cases = [
+        (forward(RESERVE, Outcome::Refused(short())), 2, short()),
+        (forward(RESERVE, Outcome::Unknown), DEADLINE, Cause::DeadlineExceeded),
+        (cancel(), 2, cancelled()),
+    ];
+    for (command, at, cause) in cases {
+        let mut order: Order = given(&[accepted()]);
+        order.reloaded();
+        let (events, _) = when(&order, at, command);
+        assert_eq!(events, vec![unwinding(CHARGE, cause).1]);
+        order.apply(micros(at), &events[0]);
+        let effects = order.effects();
+        let [(_, Effect::Void(terms))] = effects.as_slice() else { panic!("a void is owed: {effects:?}") };
+        assert_eq!(terms.amount, 0, "it was never priced");
+        let last = order.view().expect("a view").steps.pop().expect("an entry");
+        assert_eq!((last.step, last.status), (StepName::UpdateProductInventory, StepStatus::Failed));
+        order.apply(micros(at), &undone(CHARGE).1);
+        assert_eq!(owed(&order), vec!["release"]);
+    }
+}
+
+#[test]
+fn only_a_reservation_may_wait_for_the_row_that_follows_it() {
+    let events =
+        [accepted().1, reserved().1, Event::Completed, unwinding(CHARGE, declined()).1, undone(CHARGE).1];
+    assert_eq!(events.each_ref().map(Order::may_wait), [false, true, false, false, false]);
 }

@@ -96,7 +96,7 @@ async fn nobody_stays_for_an_answer_that_is_not_needed_any_more() {
         provider_call: ERRAND,
     };
     let performer = Performer {
-        perform: |_, _, Run| tokio::time::sleep(ERRAND).map(|()| Command::Answered).boxed(),
+        perform: |_, _, Run, _| tokio::time::sleep(ERRAND).map(|()| Command::Answered).boxed(),
         hand_over: |_, _, _, _| false,
         backoff: |_| Backoff::FOR_EVER,
     };
