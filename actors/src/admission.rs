@@ -1,8 +1,7 @@
 //! Admission: how much may be under way at once. Mailboxes have no bound of their own, so the bound is
 //! here, before the mailbox. A permit is given back when it is dropped, whoever drops it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, AtomicUsize, Ordering};
 
 /// So many may be inside at once.
 #[derive(Debug)]

@@ -5,7 +5,9 @@
 //! held is dropped, and whoever waited learns that the outcome is unknown.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// Answers of type `H`, held back by the version of the row that they rest on.
 #[derive(Debug)]

@@ -8,6 +8,7 @@
 //! entity dies, everything held back becomes unknown, and it is loaded again.
 
 mod message;
+mod reply;
 
 use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
@@ -26,7 +27,8 @@ use crate::followers::Standing;
 use crate::retry::Backoff;
 use crate::world::Time;
 
-pub use message::{Birth, Effected, Envelope, Message, Reply};
+pub use message::{Birth, Effected, Envelope, Message, Outcome};
+pub use reply::Reply;
 
 /// The actor of an `A`.
 pub struct Entity<A>(PhantomData<fn() -> A>);
@@ -63,7 +65,7 @@ pub struct Resident<A: Aggregate> {
     attempts: HashMap<&'static str, Attempt>,
 }
 
-type Held<A> = (Reply<A>, Result<<A as Aggregate>::Answer, <A as Aggregate>::Rejection>);
+type Held<A> = (Reply<Outcome<A>>, Outcome<A>);
 
 struct Asking<A: Aggregate> {
     envelope: Envelope<A>,
@@ -278,7 +280,7 @@ impl<A: Aggregate> Resident<A> {
         }
     }
 
-    fn hold(&mut self, reply: Reply<A>, answer: Result<A::Answer, A::Rejection>) {
+    fn hold(&mut self, reply: Reply<Outcome<A>>, answer: Outcome<A>) {
         let rests_on = if self.next.is_empty() { self.written } else { self.written.saturating_add(1) };
         match self.barrier.hold(rests_on, (reply, answer)) {
             // Somebody waits for the row.
@@ -507,9 +509,7 @@ impl<A: Aggregate> Resident<A> {
 }
 
 fn release<A: Aggregate>((reply, answer): Held<A>) {
-    // Whoever has stopped waiting asks again.
-    let _ = reply.to.send(answer);
-    drop(reply.permit);
+    reply.answer(answer);
 }
 
 fn to_json(value: &impl Serialize) -> String {

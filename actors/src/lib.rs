@@ -35,6 +35,7 @@ pub mod settling;
 pub mod shop;
 pub mod supervisor;
 pub mod sweep;
+mod sync;
 pub mod world;
 
 pub use clock::Clock;

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
 use crate::admission::{Gate, Permit};
 use crate::aggregate::Aggregate;
+use crate::entity::Reply;
 use crate::host::Host;
 use crate::ids::Id;
 
@@ -34,18 +33,11 @@ pub struct Envelope<A: Aggregate> {
     /// What is asked.
     pub command: A::Command,
     /// Where the answer goes.
-    pub reply: Reply<A>,
+    pub reply: Reply<Outcome<A>>,
 }
 
-/// Whoever waits for an answer. Dropped unanswered it tells them that the outcome is unknown, so nobody
-/// ever waits for an actor that has died.
-#[derive(Debug)]
-pub struct Reply<A: Aggregate> {
-    /// The waiting side.
-    pub to: oneshot::Sender<Result<A::Answer, A::Rejection>>,
-    /// The place in the mailbox, free again when the answer has left.
-    pub permit: Permit,
-}
+/// What an aggregate answers.
+pub type Outcome<A> = Result<<A as Aggregate>::Answer, <A as Aggregate>::Rejection>;
 
 /// The answer of the world, as a command.
 #[derive(Debug)]
