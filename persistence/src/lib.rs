@@ -12,6 +12,7 @@ pub mod postgres;
 pub mod provider;
 pub mod sandbox;
 mod statement;
+mod sync;
 mod timestamp;
 mod writer;
 

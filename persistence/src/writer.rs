@@ -1,26 +1,26 @@
 //! Group commit: all rows that queue while one statement runs are the next one. What queues is
-//! [`queue::Queue`]; here is the task that sends it.
+//! [`queue::Queue`], givers and writer meet at [`handover::Handover`]; here is the task that sends.
 //!
 //! One task per journal, one statement under way. A commit is three-valued, and an unknown one is sent
 //! again, the same batch under the same id, until the store answers: rows that are ours are returned,
 //! whichever attempt wrote them. So whoever gave a row is told what became of it, and is told once.
 
+mod handover;
 mod queue;
 
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::journal::{Committed, Done, Reschedule, Row};
 use crate::statement::CommitError;
 
+use self::handover::Handover;
+use self::queue::Asker;
 pub(crate) use self::queue::Batch;
-use self::queue::{Asker, Queue};
 
 const AGAIN_FIRST: Duration = Duration::from_millis(20);
 const AGAIN_LAST: Duration = Duration::from_secs(1);
@@ -40,19 +40,13 @@ pub(crate) struct Writer {
 }
 
 struct Shared {
-    queue: Mutex<Queue>,
-    wake: Notify,
+    handover: Handover,
     name: String,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        // No code that can panic runs under the lock.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn measure(&self) {
-        let backlog = self.lock().backlog();
+        let backlog = self.handover.backlog();
         metrics::gauge!("souk_journal_backlog", "db" => self.name.clone()).set(backlog as f64);
     }
 }
@@ -60,65 +54,45 @@ impl Shared {
 impl Writer {
     /// Starts a writer into `store`.
     pub(crate) fn start(name: &str, store: impl Store) -> Self {
-        let shared = Arc::new(Shared { queue: Mutex::default(), wake: Notify::new(), name: name.to_owned() });
+        let shared = Arc::new(Shared { handover: Handover::default(), name: name.to_owned() });
         tokio::spawn(run(Arc::clone(&shared), store));
         Self { shared }
     }
 
     pub(crate) fn commit(&self, row: Row, done: Done) {
-        self.shared.lock().push(row, done);
-        self.shared.wake.notify_one();
+        self.shared.handover.commit(row, done);
     }
 
     pub(crate) fn reschedule(&self, change: Reschedule) {
-        self.shared.lock().reschedule(change);
-        self.shared.wake.notify_one();
+        self.shared.handover.reschedule(change);
     }
 
     /// Resolves when no row of `stream` is held.
     pub(crate) async fn passed(&self, stream: Uuid) {
-        let waiting = self.shared.lock().passed(stream);
-        if let Some(waiting) = waiting {
-            // The writer ends only when nobody waits any more.
-            let _ = waiting.await;
-        }
+        self.shared.handover.passed(stream).await;
     }
 
     /// Resolves when every row given so far is answered.
     pub(crate) async fn flushed(&self) {
-        let waiting = self.shared.lock().flushed();
-        if let Some(waiting) = waiting {
-            let _ = waiting.await;
-        }
+        self.shared.handover.flushed().await;
     }
 
     pub(crate) fn backlog(&self) -> usize {
-        self.shared.lock().backlog()
+        self.shared.handover.backlog()
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.shared.lock().close();
-        self.shared.wake.notify_one();
+        self.shared.handover.close();
     }
 }
 
 async fn run(shared: Arc<Shared>, mut store: impl Store) {
-    loop {
-        let (batch, is_closed) = {
-            let mut queue = shared.lock();
-            (queue.take(), queue.is_closed())
-        };
-        match batch {
-            Some((batch, askers)) => {
-                shared.measure();
-                commit(&shared, &mut store, batch, askers).await;
-                shared.measure();
-            }
-            None if is_closed => return,
-            None => shared.wake.notified().await,
-        }
+    while let Some((batch, askers)) = shared.handover.next().await {
+        shared.measure();
+        commit(&shared, &mut store, batch, askers).await;
+        shared.measure();
     }
 }
 
@@ -133,7 +107,7 @@ async fn commit(shared: &Shared, store: &mut impl Store, batch: Batch, askers: V
             metrics::counter!("souk_journal_rows_total", "db" => db.clone()).increment(ours.len() as u64);
             metrics::histogram!("souk_journal_commit_seconds", "db" => db)
                 .record(started.elapsed().as_secs_f64());
-            tell(shared, batch.rows, askers, |row| match ours.contains(&row.stream) {
+            shared.handover.tell(batch.rows, askers, |row| match ours.contains(&row.stream) {
                 true => Committed::Taken,
                 false => Committed::NotOurs,
             });
@@ -148,7 +122,7 @@ async fn commit(shared: &Shared, store: &mut impl Store, batch: Batch, askers: V
         }
         Err(cause) => {
             tracing::error!(db = shared.name, %cause, "row is refused");
-            tell(shared, batch.rows, askers, |_| Committed::Poisoned(Arc::clone(&cause)));
+            shared.handover.tell(batch.rows, askers, |_| Committed::Poisoned(Arc::clone(&cause)));
         }
     }
 }
@@ -174,20 +148,5 @@ async fn send_until_answered(
                 wait = (wait * 2).min(AGAIN_LAST);
             }
         }
-    }
-}
-
-fn tell(shared: &Shared, rows: Vec<Row>, askers: Vec<Asker>, what: impl Fn(&Row) -> Committed) {
-    // Before anybody is told: who hears that a row is lost loads at once, and must not wait for itself.
-    let free = shared.lock().settle(rows.iter().zip(&askers).map(|(row, asker)| (row.stream, asker.ticket)));
-    for (row, Asker { done, .. }) in rows.into_iter().zip(askers) {
-        let committed = what(&row);
-        if catch_unwind(AssertUnwindSafe(|| done(committed))).is_err() {
-            tracing::error!(stream = %row.stream, "whoever gave the row panicked when it was told");
-        }
-    }
-    for sender in free {
-        // Whoever waited may have gone.
-        let _ = sender.send(());
     }
 }

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
-use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::journal::{Done, Reschedule, Row};
+use crate::sync::oneshot;
 
 /// The most rows of a batch.
 const ROWS_MAX: usize = 2_000;
@@ -18,7 +18,7 @@ const RESCHEDULES_MAX: usize = 100;
 const RESCHEDULES_WAITING_MAX: usize = 200_000;
 
 /// What one statement commits.
-pub(crate) struct Batch {
+pub struct Batch {
     /// Names it, however often it is sent.
     pub id: Uuid,
     /// Sorted by stream, one row of each.
@@ -28,9 +28,10 @@ pub(crate) struct Batch {
 }
 
 /// Whoever wants to know what became of a row.
-pub(super) struct Asker {
+pub struct Asker {
     /// The row's place in the order in which rows were given.
     pub ticket: u64,
+    /// Told what became of the row.
     pub done: Done,
 }
 
@@ -44,7 +45,7 @@ struct Held {
 /// What waits to be committed. It has no bound of its own on rows: an entity gives one and waits for its
 /// answer, so there are at most as many as there are entities awake.
 #[derive(Default)]
-pub(super) struct Queue {
+pub struct Queue {
     waiting: VecDeque<(Row, Asker)>,
     held: HashMap<Uuid, Held>,
     unanswered: BTreeSet<u64>,
@@ -58,6 +59,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
+    /// Takes a row in; `done` is told what became of it.
     pub fn push(&mut self, row: Row, done: Done) {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
@@ -66,6 +68,7 @@ impl Queue {
         self.waiting.push_back((row, Asker { ticket, done }));
     }
 
+    /// Takes a change of what is owed in.
     pub fn reschedule(&mut self, change: Reschedule) {
         if self.reschedules.len() < RESCHEDULES_WAITING_MAX {
             self.reschedules.push_back(change);
@@ -77,6 +80,7 @@ impl Queue {
         self.is_closed = true;
     }
 
+    /// Whether nothing more will be given.
     pub fn is_closed(&self) -> bool {
         self.is_closed
     }
