@@ -7,17 +7,18 @@ use crate::sync::oneshot;
 /// ever waits for an actor that has died.
 #[derive(Debug)]
 pub struct Reply<T> {
+    /// The place in the mailbox. First, so that it is free before anybody is told: who asks again at once
+    /// must not be turned away for itself.
+    pub permit: Permit,
     /// The waiting side.
     pub to: oneshot::Sender<T>,
-    /// The place in the mailbox, free again when the answer has left.
-    pub permit: Permit,
 }
 
 impl<T> Reply<T> {
     /// The answer leaves.
     pub fn answer(self, answer: T) {
+        drop(self.permit);
         // Whoever has stopped waiting asks again.
         let _ = self.to.send(answer);
-        drop(self.permit);
     }
 }
