@@ -77,15 +77,16 @@ impl Handover {
     /// Tells everybody what became of these rows.
     pub fn tell(&self, rows: Vec<Row>, askers: Vec<Asker>, what: impl Fn(&Row) -> Committed) {
         // Before anybody is told: who hears that a row is lost loads at once, and must not wait for itself.
-        let free =
-            self.lock().settle(rows.iter().zip(&askers).map(|(row, asker)| (row.stream, asker.ticket)));
+        let free = self.lock().settle(rows.iter().map(|row| row.stream));
+        let tickets: Vec<_> = askers.iter().map(|asker| asker.ticket).collect();
         for (row, Asker { done, .. }) in rows.into_iter().zip(askers) {
             let committed = what(&row);
             if catch_unwind(AssertUnwindSafe(|| done(committed))).is_err() {
                 tracing::error!(stream = %row.stream, "whoever gave the row panicked when it was told");
             }
         }
-        for sender in free {
+        let silent = self.lock().answered(tickets);
+        for sender in free.into_iter().chain(silent) {
             // Whoever waited may have gone.
             let _ = sender.send(());
         }

@@ -150,12 +150,11 @@ impl Queue {
         ready
     }
 
-    /// These rows, by stream and ticket, are answered: who may load now, and who waited for them.
-    pub fn settle(&mut self, rows: impl Iterator<Item = (Uuid, u64)>) -> Vec<oneshot::Sender<()>> {
+    /// A row of each of these streams has its answer from the store: who may load now.
+    pub fn settle(&mut self, streams: impl Iterator<Item = Uuid>) -> Vec<oneshot::Sender<()>> {
         self.moving = 0;
         let mut free = Vec::new();
-        for (stream, ticket) in rows {
-            self.unanswered.remove(&ticket);
+        for stream in streams {
             if let Some(held) = self.held.get_mut(&stream) {
                 held.rows -= 1;
                 if held.rows == 0 {
@@ -164,12 +163,21 @@ impl Queue {
                 }
             }
         }
+        free
+    }
+
+    /// Whoever gave the rows with these tickets was told: who waited for that.
+    pub fn answered(&mut self, tickets: Vec<u64>) -> Vec<oneshot::Sender<()>> {
+        for ticket in tickets {
+            self.unanswered.remove(&ticket);
+        }
+        let mut silent = Vec::new();
         let oldest = self.unanswered.first().copied().unwrap_or(self.next_ticket);
         // They were pushed with rising tickets.
         while self.flushes.front().is_some_and(|(ticket, _)| *ticket <= oldest) {
-            free.extend(self.flushes.pop_front().map(|(_, sender)| sender));
+            silent.extend(self.flushes.pop_front().map(|(_, sender)| sender));
         }
-        free
+        silent
     }
 }
 
@@ -215,12 +223,18 @@ mod tests {
 
     /// Takes a batch and answers it.
     fn answer(queue: &mut Queue) {
-        let (batch, askers) = queue.take().expect("rows wait");
-        let rows = batch.rows.iter().zip(&askers).map(|(row, asker)| (row.stream, asker.ticket));
-        for sender in queue.settle(rows) {
+        let taken = queue.take().expect("rows wait");
+        for sender in tell(queue, taken) {
             // Whoever waited may have gone.
             let _ = sender.send(());
         }
+    }
+
+    /// Answers a batch that was taken: who waited for it.
+    fn tell(queue: &mut Queue, (batch, askers): (Batch, Vec<Asker>)) -> Vec<oneshot::Sender<()>> {
+        let mut free = queue.settle(batch.rows.iter().map(|row| row.stream));
+        free.extend(queue.answered(askers.into_iter().map(|asker| asker.ticket).collect()));
+        free
     }
 
     #[test]
@@ -273,10 +287,10 @@ mod tests {
     fn whoever_waits_for_silence_does_not_wait_for_what_is_given_later() {
         let mut queue = queue(&[(1, 1), (1, 2), (2, 1)]);
         let mut flushed = queue.flushed().expect("rows are held");
-        let (batch, askers) = queue.take().expect("rows wait");
+        let taken = queue.take().expect("rows wait");
         queue.push(row(3, 1), Box::new(|_| {}));
         let mut later = queue.flushed().expect("rows are held");
-        assert_eq!(queue.settle(batch.rows.iter().zip(&askers).map(|(r, a)| (r.stream, a.ticket))).len(), 0);
+        assert_eq!(tell(&mut queue, taken).len(), 0);
         queue.push(row(2, 2), Box::new(|_| {}));
         // 1/2 is of the time before the first flush, 3/1 of the time before the second, 2/2 of neither.
         answer(&mut queue);
@@ -284,9 +298,9 @@ mod tests {
 
         queue.push(row(4, 1), Box::new(|_| {}));
         let mut flushed = queue.flushed().expect("a row is held");
-        let (batch, askers) = queue.take().expect("a row waits");
+        let taken = queue.take().expect("a row waits");
         queue.push(row(5, 1), Box::new(|_| {}));
-        for sender in queue.settle(batch.rows.iter().zip(&askers).map(|(r, a)| (r.stream, a.ticket))) {
+        for sender in tell(&mut queue, taken) {
             sender.send(()).expect("somebody waits");
         }
         assert!(flushed.try_recv().is_ok(), "5/1 came later and is still held");
@@ -299,10 +313,10 @@ mod tests {
         queue.reschedule(change(1, 4, None));
         queue.reschedule(change(2, 3, None));
         assert_eq!(queue.backlog(), 3);
-        let (batch, askers) = queue.take().expect("a row waits");
-        assert_eq!(batch.reschedules, vec![change(2, 3, None)]);
+        let taken = queue.take().expect("a row waits");
+        assert_eq!(taken.0.reschedules, vec![change(2, 3, None)]);
         assert_eq!(queue.backlog(), 3);
-        drop(queue.settle(batch.rows.iter().zip(&askers).map(|(r, a)| (r.stream, a.ticket))));
+        drop(tell(&mut queue, taken));
         assert_eq!(queue.take().expect("a change waits").0.reschedules, vec![change(1, 4, None)]);
         drop(queue.settle(std::iter::empty()));
         assert_eq!(queue.backlog(), 0);
