@@ -49,7 +49,7 @@ pub struct Patch {
 }
 
 /// What an account can be asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Command {
     /// Make it.
     Open {

@@ -112,7 +112,7 @@ pub trait Aggregate: Default + Clone + Serialize + DeserializeOwned + Send + Syn
     const RESIDENCE: Residence;
 
     /// What it can be asked.
-    type Command: Send + Sync + Debug + 'static;
+    type Command: Clone + Send + Sync + Debug + 'static;
     /// What it says to a command that it takes.
     type Answer: Send + Debug + 'static;
     /// Why it did not happen and will not.

@@ -30,7 +30,7 @@ pub struct Facts {
 }
 
 /// What a category can be asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Command {
     /// Make it.
     Create(Facts),

@@ -13,6 +13,7 @@ use crate::account::Account;
 use crate::aggregate::{Aggregate, Kind};
 use crate::category::Category;
 use crate::email::Email;
+use crate::fate;
 use crate::followers::Following;
 use crate::host::{AnyHost, Host};
 use crate::ids::Id;
@@ -130,7 +131,7 @@ impl Directory {
         within: Duration,
         is_new: bool,
     ) -> Result<A::Answer, AskError<A::Rejection>> {
-        let answer = A::host(&self.hosts).ask(id, command, is_new);
+        let answer = fate::carry(A::host(&self.hosts), id, command, is_new);
         match tokio::time::timeout(within, answer).await {
             Ok(Ok(Ok(answer))) => Ok(answer),
             Ok(Ok(Err(rejection))) => Err(AskError::Rejected(rejection)),

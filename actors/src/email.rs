@@ -49,7 +49,7 @@ impl Address {
 }
 
 /// What a claim can be asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Command {
     /// Who has it? This account, if nobody has.
     Claim {

@@ -18,11 +18,14 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::{Deserialize, Serialize};
 use souk_persistence::Timestamp;
+use souk_persistence::chance;
 use souk_persistence::journal::{Committed, JournalError, Loaded, Row};
+use souk_persistence::mutant::{self, Mutant};
 use tokio::time::Instant;
 
 use crate::aggregate::{Aggregate, Decision, Residence};
 use crate::barrier::{Barrier, Hold};
+use crate::fate::{self, Moment};
 use crate::followers::Standing;
 use crate::retry::Backoff;
 use crate::world::Time;
@@ -126,6 +129,7 @@ impl<A: Aggregate> Actor for Entity<A> {
         myself: ActorRef<Message<A>>,
         resident: &mut Resident<A>,
     ) -> Result<(), ActorProcessingErr> {
+        fate::strike(A::KIND, resident.birth.id.uuid(), "load", Moment::Before);
         if !resident.birth.is_new {
             resident.load().await?;
         }
@@ -139,6 +143,8 @@ impl<A: Aggregate> Actor for Entity<A> {
         message: Message<A>,
         resident: &mut Resident<A>,
     ) -> Result<(), ActorProcessingErr> {
+        let (id, name) = (resident.birth.id.uuid(), message.name());
+        fate::strike(A::KIND, id, name, Moment::Before);
         match message {
             Message::Ask(envelope) => resident.take(envelope),
             Message::Answered(effected) => resident.answered(&myself, effected),
@@ -165,6 +171,7 @@ impl<A: Aggregate> Actor for Entity<A> {
             }
         }
         resident.carry_on(&myself);
+        fate::strike(A::KIND, id, name, Moment::After);
         Ok(())
     }
 
@@ -213,7 +220,7 @@ impl<A: Aggregate> Resident<A> {
                 Err(error @ JournalError::Corrupt(_)) => return Err(error.into()),
                 Err(JournalError::Unavailable(cause)) => {
                     tracing::debug!(id = %self.birth.id, %cause, "entity cannot be loaded yet");
-                    tokio::time::sleep(Backoff::FORWARD.delay(failed, rand::random())).await;
+                    tokio::time::sleep(Backoff::FORWARD.delay(failed, chance::draw())).await;
                     failed = failed.saturating_add(1);
                 }
             }
@@ -282,6 +289,9 @@ impl<A: Aggregate> Resident<A> {
 
     fn hold(&mut self, reply: Reply<Outcome<A>>, answer: Outcome<A>) {
         let rests_on = if self.next.is_empty() { self.written } else { self.written.saturating_add(1) };
+        if mutant::is(Mutant::NoBarrier) || mutant::is(Mutant::RepeatsDoNotWait) && self.next.is_empty() {
+            return release::<A>((reply, answer));
+        }
         match self.barrier.hold(rests_on, (reply, answer)) {
             // Somebody waits for the row.
             Hold::Held => self.must_write = true,
@@ -330,7 +340,7 @@ impl<A: Aggregate> Resident<A> {
             self.attempts.remove(effect);
             return;
         }
-        let wait = self.birth.host.backoff(effect).delay(attempt.failed, rand::random());
+        let wait = self.birth.host.backoff(effect).delay(attempt.failed, chance::draw());
         attempt.failed = attempt.failed.saturating_add(1);
         attempt.state = AttemptState::BackingOff { until: now + wait };
         let delayed = now - attempt.since;
@@ -440,7 +450,8 @@ impl<A: Aggregate> Resident<A> {
     /// Has performed what is owed. Only what a durable row says is owed: no row is under way or waiting, but
     /// for what may wait.
     fn pursue(&mut self) {
-        if self.under_way || !self.is_written() {
+        let is_durable = !self.under_way && self.is_written();
+        if !is_durable && !mutant::is(Mutant::EffectsFromUndurable) {
             return;
         }
         if let Some(asking) = &mut self.asking
@@ -488,7 +499,7 @@ impl<A: Aggregate> Resident<A> {
         attempt.state = AttemptState::Running;
         tokio::spawn(async move {
             let command = host.perform(id, effect, time).await;
-            host.deliver_answer(id, incarnation, name, command);
+            fate::deliver(&host, id, incarnation, name, command);
         });
     }
 

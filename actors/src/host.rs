@@ -13,6 +13,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use ractor::{ActorCell, ActorId, ActorRef, ActorRuntime};
 use souk_persistence::Timestamp;
+use souk_persistence::chance;
 use souk_persistence::journal::Journal;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -329,7 +330,7 @@ impl<A: Aggregate> Host<A> {
     }
 
     fn back_off(self: &Arc<Self>, id: Id<A>, incarnation: u64, failures: u32) {
-        let wait = Backoff::RESTART.delay(failures, rand::random());
+        let wait = Backoff::RESTART.delay(failures, chance::draw());
         {
             let mut shard = self.shard(id);
             if !matches!(shard.get(&id), Some(Slot::Live(live)) if live.incarnation == incarnation) {

@@ -9,10 +9,10 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 
-use rand::Rng;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use souk_persistence::Timestamp;
+use souk_persistence::chance;
 use uuid::Uuid;
 
 /// One of 4096 parts that ids are spread over. Ranges of slots are the unit of ownership.
@@ -22,7 +22,7 @@ pub struct Slot(u16);
 impl Slot {
     /// A slot drawn at random.
     pub fn random() -> Self {
-        Self(rand::rng().random_range(0..4096))
+        Self(chance::draw::<u16>() & 0x0fff)
     }
 
     /// As the journal stores it.
@@ -41,7 +41,7 @@ impl<A> Id<A> {
     /// A new id, made at `now`, in `slot`.
     pub fn fresh(now: Timestamp, slot: Slot) -> Self {
         let millis = u64::try_from(now.micros() / 1_000).unwrap_or(0);
-        let random: u64 = rand::rng().random();
+        let random: u64 = chance::draw();
         let high = (millis & 0xffff_ffff_ffff) << 16 | 0x7000 | u64::from(slot.0);
         Self::from(Uuid::from_u64_pair(high, variant(random)))
     }

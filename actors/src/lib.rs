@@ -28,6 +28,7 @@ pub mod admission;
 pub mod clock;
 pub mod concurrency;
 pub mod directory;
+pub mod fate;
 pub mod followers;
 pub mod host;
 pub mod retry;

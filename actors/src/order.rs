@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use souk_persistence::Timestamp;
+use souk_persistence::mutant::{self, Mutant};
 use uuid::Uuid;
 
 use crate::account::Account;
@@ -105,7 +106,7 @@ pub struct Line {
 }
 
 /// What an order can be asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Command {
     /// Buy.
     Place(Place),
@@ -128,7 +129,7 @@ pub enum Command {
 }
 
 /// A request to buy.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Place {
     /// Who buys.
     pub customer: Id<Account>,
@@ -387,6 +388,9 @@ impl Order {
         let answered = match outcome {
             Outcome::Reserved(_) | Outcome::Charged | Outcome::Undone => Answered::Yes,
             Outcome::Refused(cause) => Answered::No(cause.clone()),
+            Outcome::Unknown if mutant::is(Mutant::SilenceIsRefusal) => {
+                Answered::No(Cause::Refused { detail: "silence".to_owned() })
+            }
             Outcome::Unknown => Answered::Unknown,
         };
         let expired = (at >= self.known().reserve_by).then_some(Cause::DeadlineExceeded);
@@ -475,6 +479,7 @@ impl Aggregate for Order {
                         *step
                     }
                 };
+                let step = &if mutant::is(Mutant::UndoTooEarly) { step.saturating_sub(1) } else { *step };
                 self.progress = Some(Progress::Unwinding { step: *step, cause: cause.clone() });
                 let detail = Some(cause.code().to_owned());
                 self.note(at, STEPS[stood_at].name, StepStatus::Failed, detail);

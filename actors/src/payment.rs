@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use souk_persistence::Timestamp;
+use souk_persistence::mutant::{self, Mutant};
 use uuid::Uuid;
 
 use crate::account::Account;
@@ -66,7 +67,7 @@ struct Void {
 }
 
 /// What a payment can be asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Command {
     /// Charge the customer.
     Charge {
@@ -282,6 +283,9 @@ impl Aggregate for Payment {
         let events = match command {
             Command::Charge { bill, token } => return self.charge(at, bill, token.as_ref()),
             Command::Void { .. } if self.void.is_some() => return Decision::answer(Answer::Voided),
+            Command::Void { .. } if mutant::is(Mutant::NoMark) && self.charge.is_none() => {
+                return Decision::answer(Answer::Voided);
+            }
             Command::Void { bill, settles_within } => {
                 let in_doubt_until = bill.reserve_by.max(at) + *settles_within;
                 let event = Event::Voided { bill: bill.clone(), in_doubt_until };
@@ -340,7 +344,9 @@ impl Aggregate for Payment {
             }
             Void { looked: None, .. } => vec![(void.at, Effect::Look)],
             // A request that was under way when the mark was made may be executed after the first look.
-            Void { looked: Some(looked), .. } if *looked < void.in_doubt_until => {
+            Void { looked: Some(looked), .. }
+                if *looked < void.in_doubt_until && !mutant::is(Mutant::LooksOnce) =>
+            {
                 vec![(void.in_doubt_until, Effect::Look)]
             }
             Void { looked: Some(_), .. } => Vec::new(),

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use souk_persistence::Timestamp;
+use souk_persistence::mutant::{self, Mutant};
 use uuid::Uuid;
 
 use crate::account::Account;
@@ -107,7 +108,7 @@ pub struct Seen {
 }
 
 /// What a product can be asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Command {
     /// Offer it.
     Create {
@@ -308,6 +309,9 @@ impl Product {
     }
 
     fn reserve(&self, at: Timestamp, claim: Claim, quantity: u32, currency: Currency) -> Decision<Self> {
+        if mutant::is(Mutant::LateRepeatRefused) && at >= claim.reserve_by {
+            return Decision::reject(Rejection::InsufficientStock);
+        }
         // What is already so is answered whatever has passed since.
         if self.marks.contains(&(claim.reserve_by, claim.purchase)) {
             return Decision::reject(Rejection::Over);
@@ -342,7 +346,7 @@ impl Product {
     /// later time in the stream refuses its late Reserve yet.
     fn is_open(&self, claim: &Claim) -> bool {
         let is_over = self.marks.contains(&(claim.reserve_by, claim.purchase)) || self.at >= claim.reserve_by;
-        self.holds.contains_key(&claim.purchase) || !is_over
+        self.holds.contains_key(&claim.purchase) || !is_over && !mutant::is(Mutant::NoMark)
     }
 
     fn finish(&self, at: Timestamp, open: Vec<Claim>, event: Event, answer: Answer) -> Decision<Self> {

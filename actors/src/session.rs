@@ -33,7 +33,7 @@ struct Started {
 }
 
 /// What a session can be asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Command {
     /// Begin it.
     Start {

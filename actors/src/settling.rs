@@ -5,7 +5,7 @@
 //! cleared without a row. Nothing here is durable and nothing needs to be: what is dropped, or fails, is
 //! still owed, and the sweep finds it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,7 +32,8 @@ pub struct Collector {
 #[derive(Debug, Default)]
 struct Pending {
     orders: HashMap<Id<Order>, Unsettled>,
-    products: HashMap<Id<Product>, Vec<Claim>>,
+    /// In the order in which they are told, which a simulation must be able to repeat.
+    products: BTreeMap<Id<Product>, Vec<Claim>>,
 }
 
 #[derive(Debug)]

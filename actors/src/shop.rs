@@ -161,6 +161,12 @@ impl Shop {
         (self.directory.hosts().order.residents(), self.collector.len())
     }
 
+    /// Ends the shop as if its machine had lost power.
+    #[cfg(feature = "simulation")]
+    pub fn kill(&self) {
+        self.root.kill();
+    }
+
     /// Closes the shop: waits at most `within` for purchases under way to end and to be settled, then
     /// stops everybody. What is not finished by then is durable and is taken up by the next start.
     pub async fn stop(self, within: Duration) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use souk_persistence::Timestamp;
 use souk_persistence::journal::{JournalError, Owed, SLOTS};
+use souk_persistence::mutant::{self, Mutant};
 use uuid::Uuid;
 
 use crate::aggregate::Kind;
@@ -30,6 +31,9 @@ impl Sweep {
     /// One round. The first wakes all that is owed; later ones what has been owed for `patience`, because
     /// what came due just now is being seen to.
     pub async fn round(&self, directory: &Directory, collector: &Collector, patience: Duration) {
+        if mutant::is(Mutant::SweepOff) {
+            return;
+        }
         let hosts = directory.hosts();
         let is_first = !self.has_begun.load(Ordering::Acquire);
         let now = hosts.order.clock().now();

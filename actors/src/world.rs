@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
+use souk_persistence::chance;
+use souk_persistence::mutant::{self, Mutant};
 use souk_persistence::provider::{ChargeRequest, Charged, PaymentProvider, RefundRequest};
 
 use crate::aggregate::Aggregate;
@@ -250,6 +252,9 @@ async fn perform_payment(world: World, id: Id<Payment>, effect: payment::Effect)
             let charge = match within(limit, provider.charge(request, bill.reserve_by)).await {
                 Some(Charged::Captured { reference }) => Some(payment::Charge::Captured { reference }),
                 Some(Charged::Declined { reason }) => Some(payment::Charge::Declined { reason }),
+                None if mutant::is(Mutant::SilenceIsRefusal) => {
+                    Some(payment::Charge::Declined { reason: "silence".to_owned() })
+                }
                 None => None,
             };
             payment::Command::Answered { bill, charge }
@@ -263,7 +268,10 @@ async fn perform_payment(world: World, id: Id<Payment>, effect: payment::Effect)
         payment::Effect::Refund { amount, currency } => {
             let request = RefundRequest {
                 key: id.uuid(),
-                refund_key: format!("{id}/void"),
+                refund_key: match mutant::is(Mutant::RefundsUnderNewName) {
+                    true => format!("{id}/{}", chance::draw::<u64>()),
+                    false => format!("{id}/void"),
+                },
                 amount,
                 currency: currency.code().to_owned(),
             };

@@ -3,11 +3,13 @@
 //!
 //! Start at [`journal`]: the contract that the rest of Souk stands on. Nothing here knows what an order is.
 
+pub mod chance;
 pub mod databases;
 pub mod embedded;
 pub mod journal;
 pub mod memory;
 pub mod migrate;
+pub mod mutant;
 pub mod postgres;
 pub mod provider;
 pub mod sandbox;

@@ -1,10 +1,12 @@
 //! The journal in memory: the same contract and the same writer, for tests and simulation. Loses what it
-//! is told to lose.
+//! is told to lose. Several nodes may have it, each with a handle and a writer of its own.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -12,12 +14,12 @@ use serde_json::Value;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::Timestamp;
 use crate::journal::{
     Done, Journal, JournalError, ListQuery, Loaded, Owed, Reschedule, Row, StoredRow, ViewRow,
 };
 use crate::statement::CommitError;
 use crate::writer::{Batch, Store, Writer};
+use crate::{Timestamp, chance};
 
 /// What happens to a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,20 +30,29 @@ pub enum Fault {
     LoseAnswer,
 }
 
-/// A journal that lives as long as it is held.
+/// A node's handle of a journal that lives as long as somebody has one.
 pub struct MemoryJournal {
     writer: Writer,
     stored: Arc<Mutex<Stored>>,
+    way: Arc<Way>,
+}
+
+/// The way from one node to the journal.
+struct Way {
     is_paused: watch::Sender<bool>,
+    is_away: AtomicBool,
+    /// The longest that a commit takes; how long each takes is drawn.
+    latency: Mutex<Duration>,
 }
 
 #[derive(Default)]
 struct Stored {
     entities: HashMap<Uuid, Entity>,
     journal: BTreeMap<(Uuid, i32), (i16, StoredRow)>,
+    /// The journal's rows in the order in which they were taken.
+    taken: Vec<(Uuid, i32)>,
     faults: VecDeque<Fault>,
     poisoned: HashSet<Uuid>,
-    is_away: bool,
     sent: usize,
 }
 
@@ -60,10 +71,20 @@ impl fmt::Debug for MemoryJournal {
 impl MemoryJournal {
     /// An empty journal.
     pub fn open(name: &str) -> Arc<Self> {
-        let stored = Arc::new(Mutex::default());
+        Self::over(name, Arc::default())
+    }
+
+    /// The same journal as another node has it: what is paused, away or slow here is not so there.
+    pub fn beside(&self, name: &str) -> Arc<Self> {
+        Self::over(name, Arc::clone(&self.stored))
+    }
+
+    fn over(name: &str, stored: Arc<Mutex<Stored>>) -> Arc<Self> {
         let (is_paused, paused) = watch::channel(false);
-        let store = MemoryStore { stored: Arc::clone(&stored), paused };
-        Arc::new(Self { writer: Writer::start(name, store), stored, is_paused })
+        let way = Way { is_paused, is_away: AtomicBool::new(false), latency: Mutex::default() };
+        let way = Arc::new(way);
+        let store = MemoryStore { stored: Arc::clone(&stored), way: Arc::clone(&way), paused };
+        Arc::new(Self { writer: Writer::start(name, store), stored, way })
     }
 
     /// These happen to the next commits, one each.
@@ -78,12 +99,24 @@ impl MemoryJournal {
 
     /// Holds commits back, or lets them go on.
     pub fn pause(&self, is_paused: bool) {
-        self.is_paused.send_replace(is_paused);
+        self.way.is_paused.send_replace(is_paused);
     }
 
     /// Reading fails, or works again.
     pub fn away(&self, is_away: bool) {
-        self.lock().is_away = is_away;
+        self.way.is_away.store(is_away, Ordering::Release);
+    }
+
+    /// A commit takes up to so long.
+    pub fn slow(&self, latency: Duration) {
+        *self.way.latency() = latency;
+    }
+
+    /// Every row that is stored, in the order in which they were taken.
+    pub fn history(&self) -> Vec<(Uuid, StoredRow)> {
+        let stored = self.lock();
+        let rows = stored.taken.iter().filter_map(|key| Some((key.0, stored.journal.get(key)?.1.clone())));
+        rows.collect()
     }
 
     /// How many commits have been sent, repeated ones counted.
@@ -96,24 +129,34 @@ impl MemoryJournal {
     }
 
     fn read<T>(&self, read: impl FnOnce(&Stored) -> Result<T, JournalError>) -> Result<T, JournalError> {
-        let stored = self.lock();
-        match stored.is_away {
+        match self.way.is_away.load(Ordering::Acquire) {
             true => Err(JournalError::Unavailable("the journal is away".into())),
-            false => read(&stored),
+            false => read(&self.lock()),
         }
+    }
+}
+
+impl Way {
+    fn latency(&self) -> MutexGuard<'_, Duration> {
+        self.latency.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 struct MemoryStore {
     stored: Arc<Mutex<Stored>>,
+    way: Arc<Way>,
     paused: watch::Receiver<bool>,
 }
 
 impl Store for MemoryStore {
     async fn commit(&mut self, batch: &Batch) -> Result<Vec<Uuid>, CommitError> {
-        // An error: the journal has been dropped, and nobody can pause it any more.
-        let _ = self.paused.wait_for(|is_paused| !is_paused).await;
-        tokio::task::yield_now().await;
+        let going_on = self.paused.wait_for(|is_paused| !is_paused).await;
+        going_on.expect("the store holds the way, and with it the sender");
+        let latency = *self.way.latency();
+        match latency.is_zero() {
+            true => tokio::task::yield_now().await,
+            false => tokio::time::sleep(latency.mul_f64(chance::draw())).await,
+        }
         let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
         stored.sent += 1;
         match stored.faults.pop_front() {
@@ -164,6 +207,7 @@ impl Stored {
                 row.snapshot = row.snapshot.or_else(|| before.row.snapshot.clone());
             }
             let stored = StoredRow { version: row.version, at: row.at, events: row.events.clone() };
+            self.taken.push((row.stream, row.version));
             self.journal.insert((row.stream, row.version), (row.kind, stored));
             self.entities.insert(row.stream, Entity { row, batch, created_at });
         }
@@ -283,10 +327,10 @@ impl Journal for MemoryJournal {
     }
 
     fn forget(&self, kinds: Vec<i16>, limit: i64) -> BoxFuture<'_, Result<u64, JournalError>> {
-        let mut stored = self.lock();
-        if stored.is_away {
-            return async { Err(JournalError::Unavailable("the journal is away".into())) }.boxed();
+        if let Err(error) = self.read(|_| Ok(())) {
+            return async { Err(error) }.boxed();
         }
+        let mut stored = self.lock();
         let past: Vec<_> = stored
             .journal
             .iter()

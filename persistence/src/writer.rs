@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::journal::{Committed, Done, Reschedule, Row};
+use crate::mutant::{self, Mutant};
 use crate::statement::CommitError;
 
 use self::handover::Handover;
@@ -98,9 +99,9 @@ async fn run(shared: Arc<Shared>, mut store: impl Store) {
 
 /// Commits a batch and tells everybody. A batch that the store refuses is taken apart: its rows are sent
 /// one by one under the same id, and only the one that is refused by itself is dropped.
-async fn commit(shared: &Shared, store: &mut impl Store, batch: Batch, askers: Vec<Asker>) {
+async fn commit(shared: &Shared, store: &mut impl Store, mut batch: Batch, askers: Vec<Asker>) {
     let started = Instant::now();
-    match send_until_answered(shared, store, &batch).await {
+    match send_until_answered(shared, store, &mut batch).await {
         Ok(ours) => {
             let db = shared.name.clone();
             metrics::counter!("souk_journal_commits_total", "db" => db.clone()).increment(1);
@@ -109,6 +110,7 @@ async fn commit(shared: &Shared, store: &mut impl Store, batch: Batch, askers: V
                 .record(started.elapsed().as_secs_f64());
             shared.handover.tell(batch.rows, askers, |row| match ours.contains(&row.stream) {
                 true => Committed::Taken,
+                false if mutant::is(Mutant::ConflictIgnored) => Committed::Taken,
                 false => Committed::NotOurs,
             });
         }
@@ -130,7 +132,7 @@ async fn commit(shared: &Shared, store: &mut impl Store, batch: Batch, askers: V
 async fn send_until_answered(
     shared: &Shared,
     store: &mut impl Store,
-    batch: &Batch,
+    batch: &mut Batch,
 ) -> Result<HashSet<Uuid>, Arc<str>> {
     let mut wait = AGAIN_FIRST;
     loop {
@@ -142,6 +144,9 @@ async fn send_until_answered(
                 tracing::warn!(db, batch = %batch.id, %cause, "commit is unknown and is sent again");
                 metrics::counter!("souk_journal_resends_total", "db" => db).increment(1);
                 store.reset();
+                if mutant::is(Mutant::ResentUnderNewId) {
+                    batch.id = queue::new_id();
+                }
                 // While nothing is answered, this is what grows.
                 shared.measure();
                 tokio::time::sleep(wait).await;

@@ -27,6 +27,21 @@ pub enum Message<A: Aggregate> {
     Leave,
 }
 
+impl<A: Aggregate> Message<A> {
+    /// Its name, for a simulation.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ask(_) => "ask",
+            Self::Answered(_) => "answered",
+            Self::Durable(_) => "durable",
+            Self::NotOurs => "not ours",
+            Self::Poisoned(_) => "poisoned",
+            Self::Wake(_) => "wake",
+            Self::Leave => "leave",
+        }
+    }
+}
+
 /// A command and who waits for its answer.
 #[derive(Debug)]
 pub struct Envelope<A: Aggregate> {

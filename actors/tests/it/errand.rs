@@ -24,7 +24,7 @@ struct Errand {
     since: Option<Timestamp>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Command {
     Begin,
     /// Nobody wants it any more.

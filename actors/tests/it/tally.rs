@@ -19,7 +19,7 @@ pub struct Tally {
     count: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Command {
     Add,
     Read,

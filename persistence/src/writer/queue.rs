@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use uuid::Uuid;
 
+use crate::chance;
 use crate::journal::{Done, Reschedule, Row};
 use crate::sync::oneshot;
 
@@ -131,8 +132,7 @@ impl Queue {
         self.moving = reschedules.len();
         let is_empty = taken.is_empty() && reschedules.is_empty();
         let (rows, askers) = taken.into_iter().unzip();
-        let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
-        (!is_empty).then_some((Batch { id, rows, reschedules }, askers))
+        (!is_empty).then_some((Batch { id: new_id(), rows, reschedules }, askers))
     }
 
     fn take_reschedules(&mut self, streams: &HashSet<Uuid>) -> Vec<Reschedule> {
@@ -179,6 +179,11 @@ impl Queue {
         }
         silent
     }
+}
+
+/// Names a batch.
+pub(super) fn new_id() -> Uuid {
+    uuid::Builder::from_random_bytes(chance::draw()).into_uuid()
 }
 
 #[cfg(test)]
