@@ -92,6 +92,11 @@ impl MemoryJournal {
         self.lock().faults.extend(faults);
     }
 
+    /// How many of them have not happened yet.
+    pub fn faults_left(&self) -> usize {
+        self.lock().faults.len()
+    }
+
     /// Every row of this stream is refused from now on.
     pub fn poison(&self, stream: Uuid) {
         self.lock().poisoned.insert(stream);

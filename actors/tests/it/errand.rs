@@ -14,7 +14,7 @@ use souk_actors::{Clock, Id, Slot, Timestamp};
 use souk_persistence::memory::MemoryJournal;
 use uuid::Uuid;
 
-use crate::purchases;
+use crate::stage::Stage;
 use crate::tally::{LIMITS, supervise};
 
 const ERRAND: Duration = Duration::from_secs(3);
@@ -86,11 +86,11 @@ impl Aggregate for Errand {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_stays_for_an_answer_that_is_not_needed_any_more() {
-    let elsewhere = purchases::World::new(1);
-    let shop = elsewhere.open().await;
+    let elsewhere = Stage::set();
+    let node = elsewhere.open().await;
     let world = World {
-        directory: shop.directory().clone(),
-        provider: elsewhere.provider(),
+        directory: node.shop.directory().clone(),
+        provider: elsewhere.bank.clone(),
         collector: Arc::new(Collector::new(1)),
         ask: ERRAND,
         provider_call: ERRAND,

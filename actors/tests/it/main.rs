@@ -1,7 +1,14 @@
 //! The shop's machinery over the journal in memory: entities, hosts, supervision, the sweep, and whole
-//! purchases under faults.
+//! purchases under every fault.
 
+mod bank;
 mod entities;
 mod errand;
-mod purchases;
+mod hazards;
+mod matrix;
+mod plot;
+mod seeds;
+
+mod stage;
 mod tally;
+mod truth;

@@ -1,0 +1,1 @@
+//! Schedules that were once possible on paper.
