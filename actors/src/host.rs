@@ -181,7 +181,8 @@ impl<A: Aggregate> Host<A> {
         is_new: bool,
     ) -> oneshot::Receiver<Result<A::Answer, A::Rejection>> {
         let (to, answer) = oneshot::channel();
-        self.send(id, is_new, |permit| Message::Ask(Envelope { command, reply: Reply { to, permit } }));
+        let ask = |permit| Message::Ask(Envelope { command, reply: Reply { to, permit } });
+        self.send(id, is_new, Gate::enter, ask);
         answer
     }
 
@@ -193,7 +194,10 @@ impl<A: Aggregate> Host<A> {
         effect: &'static str,
         command: A::Command,
     ) {
-        self.send(id, false, |permit| Message::Answered(Effected { incarnation, effect, command, permit }));
+        // An incarnation asks once and waits for ever, so a full mailbox must not turn its answer away.
+        let enter = |gate: &Arc<Gate>| Some(gate.return_inside());
+        let answered = |permit| Message::Answered(Effected { incarnation, effect, command, permit });
+        self.send(id, false, enter, answered);
     }
 
     /// Performs an effect and answers with the command that says how it went.
@@ -228,18 +232,24 @@ impl<A: Aggregate> Host<A> {
 
     /// The one way to an entity. A message that cannot be delivered is dropped, and whoever waits for its
     /// answer learns that the outcome is unknown.
-    fn send(self: &Arc<Self>, id: Id<A>, is_new: bool, message: impl FnOnce(Permit) -> Message<A>) {
+    fn send(
+        self: &Arc<Self>,
+        id: Id<A>,
+        is_new: bool,
+        enter: fn(&Arc<Gate>) -> Option<Permit>,
+        message: impl FnOnce(Permit) -> Message<A>,
+    ) {
         let now = Instant::now();
         let mut shard = self.shard(id);
         let failures = match shard.get_mut(&id) {
-            Some(Slot::Live(live)) => return live.send(now, message),
+            Some(Slot::Live(live)) => return live.send(now, enter, message),
             Some(Slot::BackingOff { until, .. }) if *until > now => return,
             Some(Slot::Quarantined { .. }) => return,
             Some(Slot::BackingOff { failures, .. }) => *failures,
             None => 0,
         };
         if let Some(mut live) = self.spawn(id, is_new && failures == 0, failures, now) {
-            live.send(now, message);
+            live.send(now, enter, message);
             shard.insert(id, Slot::Live(live));
         }
     }
@@ -359,7 +369,7 @@ impl<A: Aggregate> Host<A> {
     }
 
     fn rouse(self: &Arc<Self>, id: Id<A>) {
-        self.send(id, false, Message::Wake);
+        self.send(id, false, Gate::enter, Message::Wake);
     }
 
     fn shard(&self, id: Id<A>) -> MutexGuard<'_, HashMap<Id<A>, Slot<A>>> {
@@ -369,9 +379,14 @@ impl<A: Aggregate> Host<A> {
 }
 
 impl<A: Aggregate> Live<A> {
-    fn send(&mut self, now: Instant, message: impl FnOnce(Permit) -> Message<A>) {
+    fn send(
+        &mut self,
+        now: Instant,
+        enter: fn(&Arc<Gate>) -> Option<Permit>,
+        message: impl FnOnce(Permit) -> Message<A>,
+    ) {
         self.used = now;
-        match self.gate.enter() {
+        match enter(&self.gate) {
             // An actor that has just died drops the message; its end is on the way to its supervisor.
             Some(permit) => drop(self.actor.cast(message(permit))),
             None => metrics::counter!("souk_mailboxes_full_total", "kind" => A::KIND.name()).increment(1),
