@@ -12,9 +12,11 @@ mod reply;
 
 use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::{Deserialize, Serialize};
 use souk_persistence::Timestamp;
@@ -164,6 +166,7 @@ impl<A: Aggregate> Actor for Entity<A> {
                 myself.stop(Some("its row is refused".to_owned()));
                 return Ok(());
             }
+            Message::EffectPanicked(effect) => return Err(format!("its effect {effect} panicked").into()),
             Message::Wake(permit) => drop(permit),
             Message::Leave => {
                 resident.leave(&myself);
@@ -498,8 +501,10 @@ impl<A: Aggregate> Resident<A> {
         }
         attempt.state = AttemptState::Running;
         tokio::spawn(async move {
-            let command = host.perform(id, effect, time).await;
-            fate::deliver(&host, id, incarnation, name, command);
+            match AssertUnwindSafe(host.perform(id, effect, time)).catch_unwind().await {
+                Ok(command) => fate::deliver(&host, id, incarnation, name, command),
+                Err(_panic) => host.effect_panicked(id, incarnation, name),
+            }
         });
     }
 

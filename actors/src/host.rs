@@ -200,6 +200,18 @@ impl<A: Aggregate> Host<A> {
         self.send(id, false, enter, answered);
     }
 
+    /// Whoever performed an effect panicked, so nobody will answer: the incarnation that waits for it fails
+    /// like one that panicked itself.
+    pub fn effect_panicked(&self, id: Id<A>, incarnation: u64, effect: &'static str) {
+        match self.shard(id).get(&id) {
+            // One that has died meanwhile does not wait any more.
+            Some(Slot::Live(live)) if live.incarnation == incarnation => {
+                drop(live.actor.cast(Message::EffectPanicked(effect)));
+            }
+            Some(Slot::Live(_) | Slot::BackingOff { .. } | Slot::Quarantined { .. }) | None => {}
+        }
+    }
+
     /// Performs an effect and answers with the command that says how it went.
     pub fn perform(&self, id: Id<A>, effect: A::Effect, time: Time) -> BoxFuture<'static, A::Command> {
         (self.performer.perform)(self.world(), id, effect, time)

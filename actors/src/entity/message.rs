@@ -15,6 +15,8 @@ pub enum Message<A: Aggregate> {
     Ask(Envelope<A>),
     /// What the world answered to an effect. Delivered by name: it may be another incarnation's.
     Answered(Effected<A>),
+    /// Whoever performed this effect panicked: there will be no answer.
+    EffectPanicked(&'static str),
     /// The row is durable; what was held for it has been released.
     Durable(i32),
     /// A row is not ours.
@@ -33,6 +35,7 @@ impl<A: Aggregate> Message<A> {
         match self {
             Self::Ask(_) => "ask",
             Self::Answered(_) => "answered",
+            Self::EffectPanicked(_) => "effect panicked",
             Self::Durable(_) => "durable",
             Self::NotOurs => "not ours",
             Self::Poisoned(_) => "poisoned",
