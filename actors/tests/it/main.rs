@@ -6,6 +6,7 @@ mod entities;
 mod errand;
 mod hazards;
 mod matrix;
+mod mutants;
 mod plot;
 mod seeds;
 

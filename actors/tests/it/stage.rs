@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use souk_actors::account::Account;
 use souk_actors::aggregate::Kind;
 use souk_actors::category::Category;
+use souk_actors::directory::{AskError, Housed};
 use souk_actors::order::{self, Item, Order, Place};
 use souk_actors::product::{self, Facts, Product};
 use souk_actors::{Clock, Id, Journals, Pace, Shop, Slot, Timestamp, payment};
@@ -28,6 +29,9 @@ pub const PRICE: i64 = 7;
 /// How long a purchase may take to be reserved and charged.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// No play takes so long in its own time.
+const PLAY_MAX: Duration = Duration::from_secs(2 * 3_600);
+
 const NAMES: [&str; 4] = ["account", "product", "order", "payment"];
 
 /// Plays in a runtime and a time of its own, in which all that is drawn follows from `seed`.
@@ -38,11 +42,11 @@ pub fn play<T>(seed: u64, play: impl Future<Output = T>) -> T {
         .build()
         .expect("a runtime starts");
     chance::seed(Some(seed));
-    let played = runtime.block_on(play);
+    let played = runtime.block_on(async { tokio::time::timeout(PLAY_MAX, play).await });
     drop(runtime);
     plot::follow(None);
     chance::seed(None);
-    played
+    played.expect("the play ends")
 }
 
 /// Journals and a bank.
@@ -216,6 +220,21 @@ pub fn place(items: Vec<Item>, token: Option<&str>) -> order::Command {
 
 pub fn cancel() -> order::Command {
     order::Command::Cancel { by: buyer(), reason: None }
+}
+
+/// Asks an entity until somebody knows.
+pub async fn certain<A: Housed>(
+    node: &Node,
+    id: Id<A>,
+    command: A::Command,
+) -> Result<A::Answer, A::Rejection> {
+    loop {
+        match node.shop.directory().ask(id, command.clone(), ASK).await {
+            Ok(answer) => return Ok(answer),
+            Err(AskError::Rejected(rejection)) => return Err(rejection),
+            Err(AskError::Unknown) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
 }
 
 /// How often something happened, by what it is called.

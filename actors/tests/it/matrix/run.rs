@@ -5,13 +5,13 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use souk_actors::Id;
 use souk_actors::aggregate::Kind;
-use souk_actors::directory::{AskError, Housed};
+use souk_actors::directory::AskError;
 use souk_actors::fate::{Fate, Moment};
 use souk_actors::order::{self, Item, Order};
 use souk_actors::payment::{self, Bill};
 use souk_actors::product::{self, Claim, Product};
-use souk_actors::{Directory, Id};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::{Case, Fault, Place, Scenario, Span};
 use crate::bank::{CAPTURED_BUT_DECLINED, DECLINED};
 use crate::plot::{self, Action, Plot};
-use crate::stage::{ASK, Counts, Node, PRICE, Stage, buyer, cancel, place};
+use crate::stage::{ASK, Counts, Node, PRICE, Stage, buyer, cancel, certain, place};
 use crate::truth::{Cast, End, Promise, ends};
 
 const STOCK: i64 = 100;
@@ -261,7 +261,7 @@ pub async fn run(case: Case) -> Result<Counts, String> {
     expected(case, &cast, &end)?;
     let newest = open.lock().expect("no panic").last().cloned().expect("a node is open");
     if end != End::NeedsPerson {
-        aftermath(&stage, newest.shop.directory(), (id, &items), &end).await?;
+        aftermath(&stage, &newest, (id, &items), &end).await?;
         if ends(&stage, &cast).await?[&id] != end {
             return Err("a repeated undo or a late action changed what had ended".to_owned());
         }
@@ -319,25 +319,10 @@ fn expected(case: Case, cast: &Cast, end: &End) -> Result<(), String> {
     }
 }
 
-/// Asks until somebody knows: where two nodes live at once, whoever lost a row is loaded again.
-async fn certain<A: Housed>(
-    directory: &Directory,
-    id: Id<A>,
-    command: A::Command,
-) -> Result<A::Answer, A::Rejection> {
-    loop {
-        match directory.ask(id, command.clone(), ASK).await {
-            Ok(answer) => return Ok(answer),
-            Err(AskError::Rejected(rejection)) => return Err(rejection),
-            Err(AskError::Unknown) => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
-    }
-}
-
 /// Repeats each undo twice, and each action late: undone stays undone, and late is refused.
 async fn aftermath(
     stage: &Stage,
-    directory: &Directory,
+    node: &Node,
     (id, items): (Id<Order>, &[Item]),
     end: &End,
 ) -> Result<(), String> {
@@ -352,13 +337,14 @@ async fn aftermath(
                 End::Completed => product::Command::Settle(vec![claim]),
                 End::Never | End::Undone(_) | End::NeedsPerson => product::Command::Release(claim),
             };
-            let answer = certain(directory, item.product, command).await;
+            let answer = certain(node, item.product, command).await;
             if answer.is_err() {
                 return Err(format!("a repeated undo was answered {answer:?}"));
             }
         }
         let command = product::Command::Reserve { claim, quantity: item.quantity, currency };
-        let late = directory.ask::<Product>(item.product, command, ASK).await;
+        // Past its deadline nobody knows; before, it is refused.
+        let late = node.shop.directory().ask::<Product>(item.product, command, ASK).await;
         if late.is_ok() {
             return Err(format!("a late Reserve was answered {late:?}"));
         }
@@ -369,13 +355,13 @@ async fn aftermath(
         for _ in 0..2 {
             let settles_within = Duration::from_secs(30);
             let command = payment::Command::Void { bill: bill.clone(), settles_within };
-            let answer = certain(directory, id.same::<payment::Payment>(), command).await;
+            let answer = certain(node, id.same::<payment::Payment>(), command).await;
             if answer != Ok(payment::Answer::Voided) {
                 return Err(format!("a repeated void was answered {answer:?}"));
             }
         }
         let command = payment::Command::Charge { bill, token: None };
-        let late = certain(directory, id.same::<payment::Payment>(), command).await;
+        let late = certain(node, id.same::<payment::Payment>(), command).await;
         if late != Err(payment::Rejection::Voided) {
             return Err(format!("a late charge was answered {late:?}"));
         }

@@ -206,12 +206,12 @@ fn events(
         let moment = moment(random);
         events.push(tokio::time::sleep(moment).then(|()| event).boxed_local());
     };
-    for journal in stage.journals.iter().skip(1).cloned() {
+    for journal in stage.journals.iter().skip(1) {
         for _ in 0..2 {
             let faults: Vec<_> = (0..random.random_range(1..6))
                 .map(|_| if random.random() { Fault::LoseAnswer } else { Fault::LoseRequest })
                 .collect();
-            let (journal, counts) = (Arc::clone(&journal), Rc::clone(counts));
+            let (journal, counts) = (Arc::clone(journal), Rc::clone(counts));
             let event = async move {
                 faults.iter().for_each(|_| counts.borrow_mut().add("commit lost"));
                 journal.fail_next(faults);
