@@ -1,7 +1,8 @@
 //! The door: HTTP in front of the shop, and the command line.
 //!
 //! Start at [`app::router`]: every route. A handler decodes, asks an entity or reads a view, and encodes;
-//! it decides nothing. What every request passes: [`layers`]. What is served how: [`server`].
+//! it decides nothing. What every request passes: [`layers`]. What is served how: [`server`]. What all of
+//! it costs: [`mod@bench`].
 
 pub mod app;
 
@@ -20,6 +21,8 @@ pub mod problem;
 
 pub mod passwords;
 pub mod tokens;
+
+pub mod bench;
 
 pub mod docs;
 pub mod layers;

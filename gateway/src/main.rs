@@ -25,6 +25,7 @@ Examples:
   souk serve --listen 127.0.0.1:0             on a free port
   SOUK__DATABASE__URL=postgres://… souk serve on a PostgreSQL server that runs already
   souk config                                 every setting, as it is in force
+  souk bench                                  how fast it is here, beside hand-written SQL
 
 Settings: default < souk.toml or --config FILE < environment (SOUK__SECTION__KEY) < flag.
 Exit codes: 0 ended as asked, 1 failed, 2 wrong usage or settings."
@@ -53,6 +54,11 @@ enum Command {
         #[command(flatten)]
         settings: SettingsFlags,
     },
+    /// Measures how fast a shop is here, what a purchase costs, and what hand-written SQL does beside.
+    ///
+    /// A load generator in a process of its own, with one thread. It counts completed purchases only, and
+    /// afterwards makes sure that stock, orders and money add up; if not, it ends with 1.
+    Bench(souk_gateway::bench::options::Options),
     /// Prints the version.
     Version,
 }
@@ -82,6 +88,7 @@ fn main() -> ExitCode {
             println!("souk {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
+        Command::Bench(options) => return ended(bench(options)),
         Command::Config { settings } => (settings.load(None), false),
         Command::Serve { listen, settings } => (settings.load(listen), true),
     };
@@ -96,13 +103,23 @@ fn main() -> ExitCode {
         print!("{}", settings.masked_toml());
         return ExitCode::SUCCESS;
     }
-    match serve(settings) {
+    ended(serve(settings))
+}
+
+fn ended(result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("souk: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// One thread: the cores are for those that are measured.
+fn bench(options: souk_gateway::bench::options::Options) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(souk_gateway::bench::run(options))
 }
 
 fn serve(settings: Settings) -> Result<()> {

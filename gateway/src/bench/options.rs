@@ -1,0 +1,80 @@
+//! What `souk bench` can be told.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+/// The flags of `souk bench`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Scenarios:
+  table           those that have a target: uniform-1, -32, -256, hot-256, burst-uniform, burst
+  burst           1,000 purchases of 4 and 10 units of two products, all at once over 1,000 connections
+  burst-uniform   the same of a thousand products
+  uniform-N       N connections, each one purchase after the other, of a thousand products; hot-N: of two
+  declined        uniform-256, of 100 payments 5 declined
+  keyed           uniform-256, each purchase with an Idempotency-Key of its own
+  reads           uniform-32, and 32 connections that read products and purchases beside
+  open            arrivals at a fixed --rate; latency is counted from when each was meant to begin
+  growth          uniform-256 in an empty shop, without keys and with; the same once --fill are on disk
+
+Examples:
+  souk bench                                          about two minutes: the table, and what has no target
+  souk bench --scenario burst --runs 5
+  souk bench --scenario open --rate 5000 --seconds 30
+  souk bench --scenario table --runs 3 --json new.json --against old.json
+  souk bench --scenario uniform-64 --url http://127.0.0.1:8080
+
+Without --url it starts a Souk of its own, with a database of its own, over a temporary folder. Souk's
+settings come from the environment (SOUK__SECTION__KEY), except where its database is.")]
+pub struct Options {
+    /// What to measure; may be repeated [default: table uniform-1000 declined keyed reads]
+    #[arg(long = "scenario", value_name = "NAME")]
+    pub scenarios: Vec<String>,
+    /// How long each load is measured, after a warm-up of a fifth of it
+    #[arg(long, value_name = "SECONDS", default_value_t = 4.0)]
+    pub seconds: f64,
+    /// How often each scenario runs; shown are medians, and the least and most
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub runs: u16,
+    /// Arrivals a second in `open`
+    #[arg(long, value_name = "COUNT", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rate: u32,
+    /// Purchases that `growth` puts on disk
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000_000)]
+    pub fill: u64,
+    /// A Souk that runs already: its processor and databases are then not seen, and nothing is audited
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// Where the bench's own Souk keeps its data, which then stays [default: a temporary folder]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "url")]
+    pub data: Option<PathBuf>,
+    /// Leaves out what hand-written SQL does
+    #[arg(long)]
+    pub no_baselines: bool,
+    /// Writes the report there
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Shows the differences to an earlier report
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
+}
+
+/// The least that a load is measured.
+const SECONDS_MIN: f64 = 0.5;
+const SECONDS_MAX: f64 = 3_600.0;
+/// The most that goes before.
+const WARM_UP_MAX: Duration = Duration::from_secs(5);
+
+impl Options {
+    /// How long each load is measured.
+    pub fn seconds(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds.clamp(SECONDS_MIN, SECONDS_MAX))
+    }
+
+    /// What goes before it.
+    pub fn warm_up(&self) -> Duration {
+        (self.seconds() / 5).min(WARM_UP_MAX)
+    }
+}

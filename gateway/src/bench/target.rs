@@ -1,0 +1,89 @@
+//! Whom the load is for: a shop with products, and a buyer's token.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::request;
+use super::wire::Connection;
+
+/// What a uniform load chooses from.
+pub const UNIFORM: usize = 1_000;
+/// Of each product: more than any load buys.
+pub const STOCK: i64 = 1_000_000_000_000;
+/// Of one, in VND.
+pub const PRICE: i64 = 125;
+const MAKERS: usize = 16;
+
+/// Where to buy, and what.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Host and port.
+    pub authority: String,
+    /// Of the buyer; empty before there is one.
+    pub token: String,
+    /// The products of a uniform load.
+    pub uniform: Arc<[Uuid]>,
+    /// The two of a hot one.
+    pub hot: Arc<[Uuid]>,
+}
+
+impl Target {
+    /// A shop in which nobody is known and nothing sold yet.
+    pub fn empty(authority: &str) -> Self {
+        Self { authority: authority.to_owned(), token: String::new(), uniform: [].into(), hot: [].into() }
+    }
+
+    /// Registers a buyer and puts the products up for sale.
+    pub async fn furnish(&mut self) -> Result<()> {
+        let mut connection = self.connect().await?;
+        let email = format!("bench-{:032x}@example.com", rand::random::<u128>());
+        let password = format!("{:032x}", rand::random::<u128>());
+        let buyer = json!({"email": email, "password": password});
+        let session = send(&mut connection, &request::post(self, "/account/register", &buyer)).await?;
+        self.token = session["access_token"].as_str().context("read the access token")?.to_owned();
+        let category = json!({"name": "Bench", "description": "Made by souk bench"});
+        let category = send(&mut connection, &request::post(self, "/categories", &category)).await?;
+        let category = category["category"]["id"].as_str().context("read the category's id")?;
+        let mut products = self.make(category, UNIFORM + 2).await?;
+        self.hot = products.split_off(UNIFORM).into();
+        self.uniform = products.into();
+        Ok(())
+    }
+
+    async fn make(&self, category: &str, count: usize) -> Result<Vec<Uuid>> {
+        let body = json!({"category_id": category, "name": "Iphone 13", "description": "A phone",
+            "brand_name": "Apple", "price": PRICE, "currency": "VND", "inventory": STOCK});
+        let request = &request::post(self, "/products", &body);
+        // A connection for each maker: they take turns.
+        let made = stream::iter(0..MAKERS).map(async |maker| {
+            let mut connection = self.connect().await?;
+            let mut made = Vec::new();
+            for _ in (maker..count).step_by(MAKERS) {
+                let product = send(&mut connection, request).await?;
+                made.push(product["product"]["id"].as_str().context("read the product's id")?.parse()?);
+            }
+            anyhow::Ok(made)
+        });
+        let made: Vec<Vec<Uuid>> = made.buffer_unordered(MAKERS).try_collect().await?;
+        Ok(made.concat())
+    }
+
+    /// A connection to it.
+    pub async fn connect(&self) -> Result<Connection> {
+        let authority = &self.authority;
+        Connection::open(authority).await.with_context(|| format!("connect to {authority}"))
+    }
+}
+
+/// Sends a request that must succeed.
+pub async fn send(connection: &mut Connection, request: &[u8]) -> Result<Value> {
+    let answer = connection.exchange(request).await?;
+    if !matches!(answer.status, 200..300) {
+        bail!("answered {}: {}", answer.status, String::from_utf8_lossy(answer.body));
+    }
+    serde_json::from_slice(answer.body).context("read the answer")
+}
