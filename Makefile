@@ -1,9 +1,9 @@
-# The two commands: `make run` opens a shop, `make test` proves it.
+# The two commands: `make run` opens a shop, `make test` proves it. `make bench` says how fast it is.
 
 DATA ?= data
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: run test check demo packages clean
+.PHONY: run test check bench demo packages clean
 
 run: packages
 	cargo build --release --locked --bin souk
@@ -16,6 +16,16 @@ test: packages check
 check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+
+# The loads that have a goal, beside hand-written SQL: five minutes. BENCH="--scenario growth" measures something
+# else, BENCH_AGAINST=FILE compares with an earlier report.
+BENCH ?= --scenario table --runs 3
+BENCH_JSON ?= target/bench.json
+
+bench: packages
+	cargo build --release --locked --bin souk --bin souk-baseline
+	SOUK_COMMIT=$$(git describe --always --dirty 2>/dev/null) target/release/souk bench $(BENCH) --json $(BENCH_JSON) \
+	    $(if $(BENCH_AGAINST),--against $(BENCH_AGAINST))
 
 # Plays the README's first purchase against the running shop.
 demo:

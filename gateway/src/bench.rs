@@ -40,20 +40,22 @@ pub mod table;
 pub mod text;
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use souk_actors::Clock;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::options::Options;
+use self::options::{GROWTH, Options};
 use self::progress::note;
 use self::report::{Conditions, Measured, Report};
-use self::scenario::{DEFAULT, Scenario, named};
+use self::scenario::{DEFAULT, Scenario, Spread, named};
 use self::shop::Shop;
 use self::stage::Stage;
 
-const GROWTH: &str = "growth";
+/// How long the shop is warmed up before anything is measured.
+const FIRST: Duration = Duration::from_millis(500);
 /// For a thousand connections and then some.
 const FILES: u64 = 16_384;
 
@@ -63,7 +65,7 @@ pub async fn run(options: Options) -> Result<()> {
     let older = options.against.as_deref().map(Report::read).transpose()?;
     allow_files()?;
     let shop = match &options.url {
-        Some(url) => Shop::at(url)?,
+        Some(authority) => Shop::at(authority),
         None => {
             note("starting a Souk");
             Shop::start(options.data.as_deref()).await?
@@ -105,6 +107,14 @@ impl Plan {
         scenarios.retain(|scenario: &Scenario| seen.insert(scenario.name.clone()));
         Ok(Self::Scenarios(scenarios))
     }
+
+    /// Making a thousand products takes a while.
+    fn needs_uniform(&self) -> bool {
+        match self {
+            Self::Scenarios(all) => all.iter().any(|scenario| scenario.spread == Spread::Uniform),
+            Self::Growth => true,
+        }
+    }
 }
 
 /// Measures, and closes the shop however that ends.
@@ -126,13 +136,16 @@ async fn measure(mut shop: Shop, plan: &Plan, options: &Options) -> Result<Repor
 
 async fn act(shop: &mut Shop, plan: &Plan, options: &Options) -> Result<Report> {
     note("furnishing the shop");
-    shop.target.furnish().await.context("furnish the shop")?;
+    shop.target.furnish(plan.needs_uniform()).await.context("furnish the shop")?;
     let mut report = Report::new(conditions(shop, options).await?);
     let before = match shop.server() {
         Some(server) => audit::before(server).await?,
         None => [0, 0],
     };
     let mut stage = Stage::set(shop, options.seconds(), options.warm_up()).await?;
+    // The first purchases open connections and prepare statements.
+    let first = stage.souk_for(&named("hot-32", options.rate)?.remove(0), FIRST).await?;
+    report.warmed_up = first.outcomes.completed;
     match plan {
         Plan::Growth => report.growth = Some(growth::grow(&mut stage, options.fill).await?),
         Plan::Scenarios(scenarios) => run_all(&mut stage, scenarios, options, &mut report).await?,

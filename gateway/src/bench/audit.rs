@@ -22,7 +22,7 @@ const OWED: &str = "select count(*) from entity where owed is not null and owed 
 const ORDERS: &str = "
 select count(*) filter (where view ->> 'status' = 'completed'),
        count(*) filter (where view ->> 'status' <> 'completed'),
-       count(*) filter (where not (view ->> 'at_rest')::boolean),
+       count(*) filter (where not coalesce((view ->> 'at_rest')::boolean, false)),
        coalesce(sum((view ->> 'amount')::bigint) filter (where view ->> 'status' = 'completed'), 0)::bigint
 from entity where kind = 6";
 const ORDERED: &str = "

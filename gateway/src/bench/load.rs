@@ -60,19 +60,22 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Opens the connections of a scenario. Each has been answered once.
+    /// Opens the connections of a scenario. Each has been answered, a moment ago: Souk closes those that
+    /// nobody uses.
     pub async fn gather(target: &Target, scenario: &Scenario) -> Result<Self> {
-        let open = async |count: usize| {
-            let hello = &request::get(target, "//livez");
-            let opening = stream::iter(0..count).map(async |_| {
-                let mut connection = target.connect().await?;
+        let count = scenario.connections() + 2 * scenario.readers;
+        let opening = stream::iter(0..count).map(|_| target.connect());
+        let mut buyers: Vec<_> = opening.buffer_unordered(OPENING).try_collect().await?;
+        let hello = &request::get(target, "//livez");
+        let greeting = stream::iter(&mut buyers).map(async |connection| {
+            // One that was closed meanwhile is opened anew by the second.
+            if connection.exchange(hello).await.is_err() {
                 connection.exchange(hello).await.context("greet")?;
-                anyhow::Ok(connection)
-            });
-            opening.buffer_unordered(OPENING).try_collect().await
-        };
-        let (buyers, readers): (Vec<_>, Vec<_>) =
-            (open(scenario.connections()).await?, open(2 * scenario.readers).await?);
+            }
+            anyhow::Ok(())
+        });
+        greeting.buffer_unordered(OPENING).try_collect::<()>().await?;
+        let readers = buyers.split_off(scenario.connections());
         Ok(Self { buyers, readers })
     }
 

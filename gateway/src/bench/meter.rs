@@ -17,7 +17,6 @@ use super::database::{self, Server};
 use super::processes::{self, Machine};
 use super::request;
 use super::target::{Target, send};
-use super::wire::Connection;
 
 /// How long what is under way may take to end.
 const SETTLED_MAX: Duration = Duration::from_secs(60);
@@ -31,7 +30,7 @@ pub struct Meter {
     /// The server of the database, likewise, and a connection to it.
     pub postgres: Option<(Server, PgConnection)>,
     /// A Souk that says what it counts and whether something is under way.
-    pub souk: Option<(Target, Connection)>,
+    pub souk: Option<Target>,
 }
 
 /// A reading of the processor's time, in seconds of a core.
@@ -97,8 +96,10 @@ impl Meter {
 
     /// What was written until now.
     pub async fn written(&mut self) -> Result<Written> {
-        let counters = match &mut self.souk {
-            Some((target, connection)) => {
+        // A connection for each look: Souk closes those that nobody uses.
+        let counters = match &self.souk {
+            Some(target) => {
+                let mut connection = target.connect().await?;
                 let answer = connection.exchange(&request::get(target, "//metrics")).await?;
                 Counters::parse(&String::from_utf8_lossy(answer.body))
             }
@@ -112,11 +113,12 @@ impl Meter {
     }
 
     /// Waits until no purchase is under way and every completed one is settled.
-    pub async fn settled(&mut self) -> Result<()> {
-        let Some((target, connection)) = &mut self.souk else { return Ok(()) };
+    pub async fn settled(&self) -> Result<()> {
+        let Some(target) = &self.souk else { return Ok(()) };
+        let mut connection = target.connect().await?;
         let deadline = Instant::now() + SETTLED_MAX;
         loop {
-            let ready = send(connection, &request::get(target, "//readyz")).await?;
+            let ready = send(&mut connection, &request::get(target, "//readyz")).await?;
             let count = |name: &str| ready[name].as_u64().context("read what is under way");
             let (purchases, unsettled) = (count("purchases")?, count("unsettled")?);
             if purchases == 0 && unsettled == 0 {

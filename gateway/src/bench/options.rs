@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::scenario::{UnknownScenario, named};
+
 /// The flags of `souk bench`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
@@ -30,7 +32,7 @@ Without --url it starts a Souk of its own, with a database of its own, over a te
 settings come from the environment (SOUK__SECTION__KEY), except where its database is.")]
 pub struct Options {
     /// What to measure; may be repeated [default: table uniform-1000 declined keyed reads]
-    #[arg(long = "scenario", value_name = "NAME")]
+    #[arg(long = "scenario", value_name = "NAME", value_parser = known)]
     pub scenarios: Vec<String>,
     /// How long each load is measured, after a warm-up of a fifth of it
     #[arg(long, value_name = "SECONDS", default_value_t = 4.0)]
@@ -45,7 +47,7 @@ pub struct Options {
     #[arg(long, value_name = "COUNT", default_value_t = 1_000_000)]
     pub fill: u64,
     /// A Souk that runs already: its processor and databases are then not seen, and nothing is audited
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = authority)]
     pub url: Option<String>,
     /// Where the bench's own Souk keeps its data, which then stays [default: a temporary folder]
     #[arg(long, value_name = "FOLDER", conflicts_with = "url")]
@@ -61,6 +63,8 @@ pub struct Options {
     pub against: Option<PathBuf>,
 }
 
+/// The scenario that is measured by itself.
+pub const GROWTH: &str = "growth";
 /// The least that a load is measured.
 const SECONDS_MIN: f64 = 0.5;
 const SECONDS_MAX: f64 = 3_600.0;
@@ -76,5 +80,36 @@ impl Options {
     /// What goes before it.
     pub fn warm_up(&self) -> Duration {
         (self.seconds() / 5).min(WARM_UP_MAX)
+    }
+}
+
+fn known(name: &str) -> Result<String, UnknownScenario> {
+    if name != GROWTH {
+        named(name, 1)?;
+    }
+    Ok(name.to_owned())
+}
+
+/// Host and port of a URL.
+fn authority(url: &str) -> Result<String, &'static str> {
+    let rest = url.strip_prefix("http://").ok_or("it does not begin with http://")?;
+    let host = rest.trim_end_matches('/');
+    if host.is_empty() || host.contains('/') {
+        return Err("it is not the URL of a server, like http://127.0.0.1:8080");
+    }
+    Ok(if host.contains(':') { host.to_owned() } else { format!("{host}:80") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_named_by_its_url() {
+        assert_eq!(authority("http://127.0.0.1:8080").as_deref(), Ok("127.0.0.1:8080"));
+        assert_eq!(authority("http://souk.example/").as_deref(), Ok("souk.example:80"));
+        for url in ["https://127.0.0.1:1", "127.0.0.1:1", "http://", "http://souk.example/api"] {
+            assert!(authority(url).is_err(), "{url}");
+        }
     }
 }

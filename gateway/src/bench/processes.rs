@@ -139,7 +139,7 @@ mod tests {
     fn a_child_that_has_ended_still_counts() {
         let us = i32::try_from(std::process::id()).expect("a pid is small");
         let before = of_family(us).expect("we are there");
-        let spin = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done";
+        let spin = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
         assert!(std::process::Command::new("/bin/sh").args(["-c", spin]).status().expect("runs").success());
         assert!(of_family(us).expect("we are there") > before);
     }

@@ -21,6 +21,8 @@ pub struct Report {
     pub format: u32,
     /// On what, with what.
     pub conditions: Conditions,
+    /// Purchases that were completed before anything was measured.
+    pub warmed_up: u64,
     /// In the order in which they were asked for.
     pub scenarios: Vec<Measured>,
     /// From an empty shop to a full one, if it was asked for.
@@ -138,7 +140,7 @@ impl Report {
     /// Nothing measured yet.
     pub fn new(conditions: Conditions) -> Self {
         let (scenarios, left_out) = (Vec::new(), Vec::new());
-        Self { format: FORMAT, conditions, scenarios, growth: None, audit: None, left_out }
+        Self { format: FORMAT, conditions, warmed_up: 0, scenarios, growth: None, audit: None, left_out }
     }
 
     /// Reads a report that was written earlier.

@@ -113,9 +113,18 @@ pub fn get(target: &Target, path: &str) -> Vec<u8> {
 
 /// A request with a JSON body.
 pub fn post(target: &Target, path: &str, body: &serde_json::Value) -> Vec<u8> {
+    with_body(head(target, "POST", path), body)
+}
+
+/// A request with a JSON body and a key of its own: it may be sent again.
+pub fn post_once(target: &Target, path: &str, body: &serde_json::Value) -> Vec<u8> {
+    let key = Uuid::from_u128(rand::random());
+    with_body(head(target, "POST", path) + &format!("idempotency-key: {key}\r\n"), body)
+}
+
+fn with_body(head: String, body: &serde_json::Value) -> Vec<u8> {
     let body = body.to_string();
     let length = body.len();
-    let head = head(target, "POST", path);
     format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
 }
 

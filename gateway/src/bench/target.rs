@@ -1,6 +1,7 @@
 //! Whom the load is for: a shop with products, and a buyer's token.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -16,7 +17,10 @@ pub const UNIFORM: usize = 1_000;
 pub const STOCK: i64 = 1_000_000_000_000;
 /// Of one, in VND.
 pub const PRICE: i64 = 125;
-const MAKERS: usize = 16;
+/// Fewer than Souk has readers: each product's category is read.
+const MAKERS: usize = 8;
+const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN_MAX: u32 = 10;
 
 /// Where to buy, and what.
 #[derive(Clone, Debug)]
@@ -25,7 +29,7 @@ pub struct Target {
     pub authority: String,
     /// Of the buyer; empty before there is one.
     pub token: String,
-    /// The products of a uniform load.
+    /// The products of a uniform load; none if there is no such load.
     pub uniform: Arc<[Uuid]>,
     /// The two of a hot one.
     pub hot: Arc<[Uuid]>,
@@ -37,8 +41,8 @@ impl Target {
         Self { authority: authority.to_owned(), token: String::new(), uniform: [].into(), hot: [].into() }
     }
 
-    /// Registers a buyer and puts the products up for sale.
-    pub async fn furnish(&mut self) -> Result<()> {
+    /// Registers a buyer and puts products up for sale: two, and a thousand if they are needed.
+    pub async fn furnish(&mut self, needs_uniform: bool) -> Result<()> {
         let mut connection = self.connect().await?;
         let email = format!("bench-{:032x}@example.com", rand::random::<u128>());
         let password = format!("{:032x}", rand::random::<u128>());
@@ -48,22 +52,21 @@ impl Target {
         let category = json!({"name": "Bench", "description": "Made by souk bench"});
         let category = send(&mut connection, &request::post(self, "/categories", &category)).await?;
         let category = category["category"]["id"].as_str().context("read the category's id")?;
-        let mut products = self.make(category, UNIFORM + 2).await?;
-        self.hot = products.split_off(UNIFORM).into();
-        self.uniform = products.into();
+        self.hot = self.make(category, 2).await?.into();
+        self.uniform = self.make(category, if needs_uniform { UNIFORM } else { 0 }).await?.into();
         Ok(())
     }
 
     async fn make(&self, category: &str, count: usize) -> Result<Vec<Uuid>> {
-        let body = json!({"category_id": category, "name": "Iphone 13", "description": "A phone",
+        let body = &json!({"category_id": category, "name": "Iphone 13", "description": "A phone",
             "brand_name": "Apple", "price": PRICE, "currency": "VND", "inventory": STOCK});
-        let request = &request::post(self, "/products", &body);
         // A connection for each maker: they take turns.
         let made = stream::iter(0..MAKERS).map(async |maker| {
             let mut connection = self.connect().await?;
             let mut made = Vec::new();
             for _ in (maker..count).step_by(MAKERS) {
-                let product = send(&mut connection, request).await?;
+                let request = request::post_once(self, "/products", body);
+                let product = insist(&mut connection, &request).await.context("make a product")?;
                 made.push(product["product"]["id"].as_str().context("read the product's id")?.parse()?);
             }
             anyhow::Ok(made)
@@ -76,6 +79,18 @@ impl Target {
     pub async fn connect(&self) -> Result<Connection> {
         let authority = &self.authority;
         Connection::open(authority).await.with_context(|| format!("connect to {authority}"))
+    }
+}
+
+/// Sends a request that has a key until it succeeds: a busy machine may have to be asked twice.
+async fn insist(connection: &mut Connection, request: &[u8]) -> Result<Value> {
+    let mut again = 0;
+    loop {
+        match send(connection, request).await {
+            Err(_) if again < AGAIN_MAX => again += 1,
+            answer => return answer,
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

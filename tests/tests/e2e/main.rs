@@ -1,6 +1,7 @@
 //! The shop as its users meet it: over HTTP, on a real PostgreSQL, with processes that are killed.
 
 mod accounts;
+mod bench;
 mod catalogue;
 mod door;
 mod faults;

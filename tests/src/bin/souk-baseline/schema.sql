@@ -2,10 +2,10 @@
 -- measured against, not a part of Souk.
 --
 -- It writes what a purchase of two products leaves behind in Souk, with the same durability: an order with
--- its view, a payment with its view, the stock of two products, and in the journal three rows of the order, one
--- of the payment and one of each product; keys and indexes likewise. It needs no second row of the order,
--- no holds and nothing to settle, because its transaction spans what Souk keeps in three databases. It
--- calls no payment provider: that could not be taken back with the transaction.
+-- its view, a payment with its view, the stock of two products, and in the journal two rows of the order, one
+-- of the payment and one of each product; keys and indexes likewise. It updates no order, holds no stock
+-- and settles nothing, because its transaction spans what Souk keeps in three databases. It calls no
+-- payment provider: that could not be taken back with the transaction.
 
 create table product (
   id         uuid   primary key,
@@ -99,16 +99,18 @@ begin
     '{"step":"CREATE_PAYMENT","status":"EXECUTE","created_at":"%1$s"},'
     '{"step":"CREATE_PAYMENT","status":"SUCCESS","created_at":"%1$s"}]', shown);
   insert into orders values (purchase, customer, moment, format(
-    '{"status":"completed","customer_id":"%s","currency_code":"VND","items":[%s],"lines":[%s],"amount":%s,'
-    '"steps":%s,"failure":null,"attention":null,"at_rest":true}', customer, ordered, reserved, total, steps)::json);
+    '{"status":"completed","currency_code":"VND","lines":[%s],"amount":%s,"steps":['
+    '["UPDATE_PRODUCT_INVENTORY","EXECUTE",%3$s],["UPDATE_PRODUCT_INVENTORY","SUCCESS",%3$s],'
+    '["CREATE_ORDER","SUCCESS",%3$s],["CREATE_PAYMENT","EXECUTE",%3$s],["CREATE_PAYMENT","SUCCESS",%3$s]],'
+    '"at_rest":true}', reserved, total, (extract(epoch from moment) * 1000000)::bigint)::json);
   insert into payment values (purchase, customer, moment, format(
     '{"customer_id":"%s","amount":%s,"currency_code":"VND","status":"captured","captured_amount":%2$s,'
     '"refunded_amount":0}', customer, total)::json);
   insert into journal values
     (purchase, 1, 6, moment, format('[[0,{"Accepted":{"definition":1,"customer":"%s","items":[%s],'
       '"currency":"VND","at":"%s","reserve_by":"%s"}}]]', customer, ordered, shown, until)::json),
-    (purchase, 2, 6, moment, format('[[0,{"StockReserved":{"lines":[%s],"amount":%s}}]]', reserved, total)::json),
-    (purchase, 3, 6, moment, '[[0,"Completed"]]'),
+    (purchase, 2, 6, moment, format('[[0,{"StockReserved":{"lines":[%s],"amount":%s}}],[0,"Completed"]]',
+      reserved, total)::json),
     (purchase, 1, 7, moment, format('[[0,{"Captured":{"bill":{"customer":"%s","amount":%s,"currency":"VND",'
       '"reserve_by":"%s"},"reference":"sandbox-%s"}}]]', customer, total, until, purchase)::json);
   return format('{"purchase_id":"%1$s","status":"completed","order_id":"%1$s","payment_id":"%1$s",'
