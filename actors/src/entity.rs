@@ -398,6 +398,7 @@ impl<A: Aggregate> Resident<A> {
         let barrier = Arc::clone(&self.barrier);
         let myself = myself.clone();
         let done = Box::new(move |committed| {
+            host.count_message();
             // Where the entity has died meanwhile nobody hears the message, and nobody needs to.
             let _ = match committed {
                 Committed::Taken => {

@@ -66,6 +66,8 @@ pub struct Host<A: Aggregate> {
     residents: AtomicUsize,
     /// How many have left in order.
     released: AtomicU64,
+    /// How many messages entities of this kind were sent.
+    messages: AtomicU64,
 }
 
 enum Slot<A: Aggregate> {
@@ -124,6 +126,8 @@ pub trait AnyHost: Send + Sync + std::fmt::Debug {
     fn tidy(&self);
     /// How many are in memory.
     fn residents(&self) -> usize;
+    /// Shows what is counted here.
+    fn measure(&self);
     /// Who is quarantined.
     fn quarantined(&self) -> Vec<Quarantined>;
 }
@@ -149,6 +153,7 @@ impl<A: Aggregate> Host<A> {
             incarnations: AtomicU64::new(0),
             residents: AtomicUsize::new(0),
             released: AtomicU64::new(0),
+            messages: AtomicU64::new(0),
         })
     }
 
@@ -252,6 +257,7 @@ impl<A: Aggregate> Host<A> {
         message: impl FnOnce(Permit) -> Message<A>,
     ) {
         let now = Instant::now();
+        self.count_message();
         let mut shard = self.shard(id);
         let failures = match shard.get_mut(&id) {
             Some(Slot::Live(live)) => return live.send(now, enter, message),
@@ -305,6 +311,11 @@ impl<A: Aggregate> Host<A> {
         self.residents.fetch_sub(1, Ordering::AcqRel);
         self.released.fetch_add(1, Ordering::Relaxed);
         true
+    }
+
+    /// An entity of this kind is sent a message.
+    pub fn count_message(&self) {
+        self.messages.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many have left memory in order since the node was opened.
@@ -444,7 +455,6 @@ impl<A: Aggregate> AnyHost for Arc<Host<A>> {
     }
 
     fn tidy(&self) {
-        metrics::gauge!("souk_entities_resident", "kind" => A::KIND.name()).set(self.residents() as f64);
         self.forgive();
         if A::RESIDENCE == Residence::WhileBusy {
             return;
@@ -466,6 +476,12 @@ impl<A: Aggregate> AnyHost for Arc<Host<A>> {
 
     fn residents(&self) -> usize {
         self.residents.load(Ordering::Acquire)
+    }
+
+    fn measure(&self) {
+        metrics::gauge!("souk_entities_resident", "kind" => A::KIND.name()).set(self.residents() as f64);
+        metrics::counter!("souk_messages_total", "kind" => A::KIND.name())
+            .absolute(self.messages.load(Ordering::Relaxed));
     }
 
     fn quarantined(&self) -> Vec<Quarantined> {

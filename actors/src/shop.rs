@@ -156,6 +156,11 @@ impl Shop {
         orders.residents() < self.concurrency.get(Instant::now(), orders.released())
     }
 
+    /// Shows in the metrics what is counted elsewhere.
+    pub fn measure(&self) {
+        self.directory.hosts().all().for_each(AnyHost::measure);
+    }
+
     /// Purchases under way on this node, and completed ones that are not settled yet.
     pub fn in_flight(&self) -> (usize, usize) {
         (self.directory.hosts().order.residents(), self.collector.len())

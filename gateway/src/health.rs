@@ -11,6 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
+use crate::telemetry;
 
 /// The routes.
 pub fn routes() -> OpenApiRouter<App> {
@@ -67,5 +68,7 @@ async fn ready(State(app): State<App>) -> Response {
 /// What the node counts, in Prometheus' text format.
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, body = String)))]
 async fn metrics(State(app): State<App>) -> Response {
+    app.shop().measure();
+    telemetry::measure_allocations();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics().render()).into_response()
 }

@@ -12,7 +12,7 @@ use souk_gateway::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: telemetry::Allocator = telemetry::ALLOCATOR;
 
 /// A shop in which every aggregate is a supervised actor and every purchase is a saga that survives crashes.
 #[derive(Debug, Parser)]

@@ -64,3 +64,27 @@ pub fn record() -> Result<PrometheusHandle, TelemetryError> {
     })?;
     Ok(handle)
 }
+
+/// What memory comes from. With the feature `count-allocations` it counts, which costs a few µs a purchase.
+#[cfg(not(feature = "count-allocations"))]
+pub type Allocator = mimalloc::MiMalloc;
+/// What memory comes from: the system's, counted.
+#[cfg(feature = "count-allocations")]
+pub type Allocator = &'static stats_alloc::StatsAlloc<std::alloc::System>;
+
+/// For the program's global allocator.
+#[cfg(not(feature = "count-allocations"))]
+pub const ALLOCATOR: Allocator = mimalloc::MiMalloc;
+/// For the program's global allocator.
+#[cfg(feature = "count-allocations")]
+pub const ALLOCATOR: Allocator = &stats_alloc::INSTRUMENTED_SYSTEM;
+
+/// Shows how often memory was asked for, where that is counted.
+pub fn measure_allocations() {
+    #[cfg(feature = "count-allocations")]
+    {
+        let stats = stats_alloc::INSTRUMENTED_SYSTEM.stats();
+        let count = stats.allocations + stats.reallocations;
+        metrics::counter!("souk_allocations_total").absolute(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+}

@@ -152,7 +152,7 @@ impl PaymentProvider for SandboxProvider {
 pub fn read_ledger(folder: &Path) -> io::Result<Vec<LedgerEntry>> {
     let entries = Books::read_all(folder)?.into_iter().map(|(key, known)| {
         let captured = known.captured.as_ref().map_or(0, |captured| captured.amount);
-        LedgerEntry { key, captured, refunded: known.refunds.values().sum() }
+        LedgerEntry { key, captured, refunded: known.refunded() }
     });
     Ok(entries.collect())
 }
@@ -224,10 +224,16 @@ fn charge(
     let captured_answer = || Ok(Charged::Captured { reference: format!("sandbox-{key}") });
     let declined_answer = |reason: &str| Ok(Charged::Declined { reason: reason.to_owned() });
     let known = page.of(key);
+    let Some(currency_code) = books::Currency::parse(&currency) else {
+        return (None, unknown("there is no such currency"));
+    };
+    let rare = known.and_then(books::Known::rare);
+    let was_asked = rare.and_then(|rare| rare.asked);
     if let Some(captured) = known.and_then(|known| known.captured.as_ref()) {
-        let asked = known.and_then(|known| known.asked).unwrap_or(now);
-        let answer = match captured.token.as_str() {
-            _ if (captured.amount, &captured.currency) != (amount, &currency) => {
+        let asked = was_asked.unwrap_or(now);
+        let paid_with = rare.and_then(|rare| rare.token.as_deref()).unwrap_or_default();
+        let answer = match paid_with {
+            _ if (captured.amount, captured.currency) != (amount, currency_code) => {
                 unknown("the key was used for another amount")
             }
             "tok_captured_but_declined" => declined_answer("card_declined"),
@@ -236,7 +242,7 @@ fn charge(
         };
         return (None, answer);
     }
-    if let Some((declined, reason)) = known.and_then(|known| known.declined.as_ref()) {
+    if let Some((declined, reason)) = rare.and_then(|rare| rare.declined.as_ref()) {
         let answer = match *declined == amount {
             true => declined_answer(reason),
             false => unknown("the key was used for another amount"),
@@ -249,7 +255,6 @@ fn charge(
     if amount < 0 {
         return (None, unknown("an amount is not negative"));
     }
-    let was_asked = known.is_some_and(|known| known.asked.is_some());
     let decline = |reason: &str| {
         (Some(Line::Declined { key, at: now, amount, reason: reason.to_owned() }), declined_answer(reason))
     };
@@ -258,7 +263,7 @@ fn charge(
     match token.as_str() {
         "tok_declined" => decline("card_declined"),
         "tok_insufficient_funds" => decline("insufficient_funds"),
-        "tok_timeout_then_success" if !was_asked => {
+        "tok_timeout_then_success" if was_asked.is_none() => {
             (Some(Line::Asked { key, at: now }), unknown("timed out"))
         }
         "tok_unknown_for_a_while" => capture(unknown("not known yet")),
@@ -281,20 +286,20 @@ fn refund(
     let unknown = |why: &str| (None, Err(ProviderUnknown(why.to_owned())));
     let Some(known) = page.of(key) else { return unknown("nothing was charged") };
     let Some(captured) = &known.captured else { return unknown("nothing was captured") };
-    if let Some(refunded) = known.refunds.get(&refund_key) {
+    if let Some(refunded) = known.rare().and_then(|rare| rare.refunds.get(&refund_key)) {
         return match *refunded == amount {
             true => (None, Ok(())),
             false => unknown("the refund's key was used for another amount"),
         };
     }
-    if captured.currency != currency {
+    if books::Currency::parse(&currency) != Some(captured.currency) {
         return unknown("another currency was captured");
     }
     // A negative one would make room for more than was captured.
     if amount < 0 {
         return unknown("an amount is not negative");
     }
-    match known.refunds.values().sum::<i64>().checked_add(amount) {
+    match known.refunded().checked_add(amount) {
         Some(sum) if sum <= captured.amount => {
             (Some(Line::Refunded { key, at: now, refund_key, amount }), Ok(()))
         }

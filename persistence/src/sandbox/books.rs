@@ -46,21 +46,58 @@ pub(super) enum Line {
     },
 }
 
-/// What the books say of a key.
+/// What the books say of a key. Kept in memory for ever, so what is rare is kept apart.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    pub asked: Option<Timestamp>,
     pub captured: Option<Captured>,
-    /// (amount, reason)
-    pub declined: Option<(i64, String)>,
-    pub refunds: HashMap<String, i64>,
+    rare: Option<Box<Rare>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Captured {
     pub amount: i64,
-    pub currency: String,
-    pub token: String,
+    pub currency: Currency,
+}
+
+/// The three letters of ISO 4217.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Currency([u8; 3]);
+
+impl Currency {
+    /// `None`: no currency.
+    pub fn parse(text: &str) -> Option<Self> {
+        text.as_bytes().try_into().ok().map(Self)
+    }
+}
+
+/// What few payments have.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// The buyer's token, where it matters for an answer that is repeated.
+    pub token: Option<String>,
+    pub asked: Option<Timestamp>,
+    /// (amount, reason)
+    pub declined: Option<(i64, String)>,
+    pub refunds: HashMap<String, i64>,
+}
+
+/// Tokens whose repeated charge is answered otherwise than with what was captured.
+const REMEMBERED: [&str; 2] = ["tok_captured_but_declined", "tok_unknown_for_a_while"];
+
+impl Known {
+    /// What few payments have; `None`: this one has nothing of it.
+    pub fn rare(&self) -> Option<&Rare> {
+        self.rare.as_deref()
+    }
+
+    /// What was given back, in minor units.
+    pub fn refunded(&self) -> i64 {
+        self.rare().map_or(0, |rare| rare.refunds.values().sum())
+    }
+
+    fn rarely(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
 }
 
 /// The books, and what this process has read of them.
@@ -147,18 +184,26 @@ impl Books {
     fn learn(&mut self, line: Line) {
         match line {
             Line::Asked { key, at } => {
-                self.known.entry(key).or_default().asked.get_or_insert(at);
+                self.known.entry(key).or_default().rarely().asked.get_or_insert(at);
             }
             Line::Captured { key, at, amount, currency, token } => {
+                let Some(currency) = Currency::parse(&currency) else {
+                    tracing::error!(%key, currency, "a line of the sandbox's books has no currency");
+                    return;
+                };
                 let known = self.known.entry(key).or_default();
-                known.asked.get_or_insert(at);
-                known.captured.get_or_insert(Captured { amount, currency, token });
+                if known.captured.is_none() && REMEMBERED.contains(&token.as_str()) {
+                    let rare = known.rarely();
+                    rare.asked.get_or_insert(at);
+                    rare.token = Some(token);
+                }
+                known.captured.get_or_insert(Captured { amount, currency });
             }
             Line::Declined { key, at: _, amount, reason } => {
-                self.known.entry(key).or_default().declined.get_or_insert((amount, reason));
+                self.known.entry(key).or_default().rarely().declined.get_or_insert((amount, reason));
             }
             Line::Refunded { key, at: _, refund_key, amount } => {
-                self.known.entry(key).or_default().refunds.insert(refund_key, amount);
+                self.known.entry(key).or_default().rarely().refunds.insert(refund_key, amount);
             }
         }
     }
