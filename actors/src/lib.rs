@@ -22,6 +22,8 @@ pub mod money;
 
 pub mod entity;
 
+pub mod laws;
+
 pub mod barrier;
 
 pub mod admission;

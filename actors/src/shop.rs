@@ -98,7 +98,7 @@ pub struct Shop {
 }
 
 /// Accounts, sessions and addresses keep only their newest row.
-const FORGOTTEN: [Kind; 3] = [Kind::Account, Kind::Session, Kind::Email];
+pub(crate) const FORGOTTEN: [Kind; 3] = [Kind::Account, Kind::Session, Kind::Email];
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 const FORGET_MAX: i64 = 10_000;
 const TIDY_EVERY: Duration = Duration::from_secs(5);

@@ -108,6 +108,42 @@ pub struct ViewRow {
     pub view: Arc<str>,
 }
 
+/// One entity as it is stored: the guard of its stream, with all that its newest row said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scanned {
+    /// The entity's id.
+    pub stream: Uuid,
+    /// Which aggregate wrote it.
+    pub kind: i16,
+    /// The version the stream stands at.
+    pub version: i32,
+    /// The entity's slot.
+    pub slot: i16,
+    /// As in the newest row, or as rescheduled since.
+    pub owed: Option<Timestamp>,
+    /// Whose it is.
+    pub owner: Option<Uuid>,
+    /// When the first row was decided.
+    pub created_at: Timestamp,
+    /// When the newest row was decided.
+    pub updated_at: Timestamp,
+    /// What readers see.
+    pub view: Arc<str>,
+    /// The newest snapshot, as it was given.
+    pub snapshot: Option<String>,
+}
+
+/// One row of any stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScannedRow {
+    /// Whose history it is of.
+    pub stream: Uuid,
+    /// Which aggregate wrote it.
+    pub kind: i16,
+    /// The row.
+    pub row: StoredRow,
+}
+
 /// An entity that must be awake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owed {
@@ -184,6 +220,19 @@ pub trait Journal: Send + Sync + fmt::Debug + 'static {
 
     /// A page of views. A view with the member `"gone": true` is left out.
     fn list(&self, query: ListQuery) -> BoxFuture<'_, Result<Vec<ViewRow>, JournalError>>;
+
+    /// A page of all entities, in order of stream, behind `after`: for whoever checks a whole database.
+    /// Bounded work, whatever the kinds in it and however long their histories.
+    fn scan(&self, after: Option<Uuid>, limit: i64) -> BoxFuture<'_, Result<Vec<Scanned>, JournalError>>;
+
+    /// A page of all rows, in order of stream and version: behind `after`, up to and with the stream
+    /// `until`. Rows may be newer than the guards that an earlier scan has read.
+    fn history(
+        &self,
+        after: Option<(Uuid, i32)>,
+        until: Uuid,
+        limit: i64,
+    ) -> BoxFuture<'_, Result<Vec<ScannedRow>, JournalError>>;
 
     /// Removes rows of these kinds that a later snapshot covers, at most `limit`; answers how many went.
     /// For streams whose past must not stay: accounts, sessions, addresses.

@@ -1,9 +1,9 @@
 //! The journal in memory: the same contract and the same writer, for tests and simulation. Loses what it
 //! is told to lose. Several nodes may have it, each with a handle and a writer of its own.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt;
-use std::ops::RangeInclusive;
+use std::ops::{Bound, RangeInclusive};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::journal::{
-    Done, Journal, JournalError, ListQuery, Loaded, Owed, Reschedule, Row, StoredRow, ViewRow,
+    Done, Journal, JournalError, ListQuery, Loaded, Owed, Reschedule, Row, Scanned, ScannedRow, StoredRow,
+    ViewRow,
 };
 use crate::statement::CommitError;
 use crate::writer::{Batch, Store, Writer};
@@ -49,7 +50,7 @@ struct Way {
 
 #[derive(Default)]
 struct Stored {
-    entities: HashMap<Uuid, Entity>,
+    entities: BTreeMap<Uuid, Entity>,
     journal: BTreeMap<(Uuid, i32), (i16, StoredRow)>,
     /// The journal's rows in the order in which they were taken.
     taken: Vec<(Uuid, i32)>,
@@ -254,7 +255,7 @@ impl Stored {
             .filter(|row| query.after.is_none_or(|after| (row.created_at, row.stream) < after))
             .collect();
         rows.sort_by_key(|row| std::cmp::Reverse((row.created_at, row.stream)));
-        rows.truncate(usize::try_from(query.limit).unwrap_or(0));
+        rows.truncate(at_most(query.limit));
         rows
     }
 }
@@ -277,6 +278,25 @@ impl Entity {
             view: Arc::clone(&self.row.view),
         }
     }
+
+    fn scanned(&self) -> Scanned {
+        Scanned {
+            stream: self.row.stream,
+            kind: self.row.kind,
+            version: self.row.version,
+            slot: self.row.slot,
+            owed: self.row.owed,
+            owner: self.row.owner,
+            created_at: self.created_at,
+            updated_at: self.row.updated_at,
+            view: Arc::clone(&self.row.view),
+            snapshot: self.row.snapshot.clone(),
+        }
+    }
+}
+
+fn at_most(limit: i64) -> usize {
+    usize::try_from(limit).unwrap_or(0)
 }
 
 impl Journal for MemoryJournal {
@@ -310,7 +330,7 @@ impl Journal for MemoryJournal {
                 .filter(|owed| owed.since <= before && after.is_none_or(|a| (owed.since, owed.stream) > a))
                 .collect();
             owed.sort_by_key(|owed| (owed.since, owed.stream));
-            owed.truncate(usize::try_from(limit).unwrap_or(0));
+            owed.truncate(at_most(limit));
             Ok(owed)
         });
         async move { owed }.boxed()
@@ -333,6 +353,34 @@ impl Journal for MemoryJournal {
         async move { rows }.boxed()
     }
 
+    fn scan(&self, after: Option<Uuid>, limit: i64) -> BoxFuture<'_, Result<Vec<Scanned>, JournalError>> {
+        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let page = self.read(|stored| {
+            let entities = stored.entities.range(behind).take(at_most(limit));
+            Ok(entities.map(|(_, entity)| entity.scanned()).collect())
+        });
+        async move { page }.boxed()
+    }
+
+    fn history(
+        &self,
+        after: Option<(Uuid, i32)>,
+        until: Uuid,
+        limit: i64,
+    ) -> BoxFuture<'_, Result<Vec<ScannedRow>, JournalError>> {
+        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let page = self.read(|stored| {
+            let rows = stored.journal.range(behind).take_while(|((stream, _), _)| *stream <= until);
+            let row = |(key, (kind, row)): (&(Uuid, i32), &(i16, StoredRow))| ScannedRow {
+                stream: key.0,
+                kind: *kind,
+                row: row.clone(),
+            };
+            Ok(rows.take(at_most(limit)).map(row).collect())
+        });
+        async move { page }.boxed()
+    }
+
     fn forget(&self, kinds: Vec<i16>, limit: i64) -> BoxFuture<'_, Result<u64, JournalError>> {
         if let Err(error) = self.read(|_| Ok(())) {
             return async { Err(error) }.boxed();
@@ -345,7 +393,7 @@ impl Journal for MemoryJournal {
                 kinds.contains(kind) && stored.snapshot_version(*stream).is_ok_and(|covers| *version < covers)
             })
             .map(|(key, _)| *key)
-            .take(usize::try_from(limit).unwrap_or(0))
+            .take(at_most(limit))
             .collect();
         for key in &past {
             stored.journal.remove(key);

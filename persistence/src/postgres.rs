@@ -18,7 +18,8 @@ use uuid::Uuid;
 use self::readers::Readers;
 use crate::Timestamp;
 use crate::journal::{
-    Done, Journal, JournalError, ListQuery, Loaded, Owed, Reschedule, Row, StoredRow, ViewRow,
+    Done, Journal, JournalError, ListQuery, Loaded, Owed, Reschedule, Row, Scanned, ScannedRow, StoredRow,
+    ViewRow,
 };
 use crate::statement::{self, CommitError};
 use crate::writer::{Batch, Store, Writer};
@@ -62,6 +63,21 @@ where kind = $1 and (created_at, stream) < ($2, $3) and (view ->> 'gone') is dis
   and owner = $7
 order by created_at desc, stream desc limit $6";
 
+/// Both walk a primary key; the session they run in leaves the planner nothing else to choose.
+const SCAN: &str = "
+select stream, kind, version, slot, owed, owner, created_at, updated_at, view::text, snapshot::text
+from entity where stream > $1 order by stream limit $2";
+
+const HISTORY: &str = "
+select stream, kind, version, at, events::text from journal
+where (stream, version) > ($1, $2) and stream <= $3 order by stream, version limit $4";
+
+/// A plan that is made while a table is empty reads all of it, and stays.
+const BY_KEY: [(&str, &str); 3] =
+    [("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("enable_sort", "off")];
+/// A scan is one reader, who asks for page after page.
+const SCANNERS: u32 = 2;
+
 const FORGET: &str = "
 with gone as (
   delete from journal j using (
@@ -75,6 +91,7 @@ select count(*) from gone";
 /// The journal of one service on PostgreSQL.
 pub struct PostgresJournal {
     readers: Readers,
+    scanners: Readers,
     writer: Writer,
     name: String,
 }
@@ -91,10 +108,16 @@ impl PostgresJournal {
     pub fn open(name: &str, options: PgConnectOptions, pool_size: u32) -> Arc<Self> {
         let options = options.application_name(&format!("souk {name}")).disable_statement_logging();
         let readers = Readers::new(options.clone(), pool_size);
+        let scanners = Readers::new(options.clone().options(BY_KEY), SCANNERS);
         // A plan per batch size would cost a millisecond each; a held lock must not hold the writer.
         let session = [("plan_cache_mode", "force_generic_plan"), ("jit", "off"), ("lock_timeout", "2s")];
         let store = PostgresStore { options: options.options(session), connection: None };
-        Arc::new(Self { readers, writer: Writer::start(name, store), name: name.to_owned() })
+        Arc::new(Self { readers, scanners, writer: Writer::start(name, store), name: name.to_owned() })
+    }
+
+    /// Opens the journal to be read alone: the server refuses every change.
+    pub fn open_read_only(name: &str, options: PgConnectOptions) -> Arc<Self> {
+        Self::open(name, options.options([("default_transaction_read_only", "on")]), SCANNERS)
     }
 
     async fn load_passed(&self, stream: Uuid) -> Result<Option<Loaded>, JournalError> {
@@ -217,6 +240,28 @@ impl Journal for PostgresJournal {
         .boxed()
     }
 
+    fn scan(&self, after: Option<Uuid>, limit: i64) -> BoxFuture<'_, Result<Vec<Scanned>, JournalError>> {
+        async move {
+            let query = || sqlx::query(SCAN).bind(after.unwrap_or(Uuid::nil())).bind(limit);
+            self.scanners.read(query).await.map_err(unreadable)?.iter().map(scanned).collect()
+        }
+        .boxed()
+    }
+
+    fn history(
+        &self,
+        after: Option<(Uuid, i32)>,
+        until: Uuid,
+        limit: i64,
+    ) -> BoxFuture<'_, Result<Vec<ScannedRow>, JournalError>> {
+        let (stream, version) = after.unwrap_or((Uuid::nil(), 0));
+        async move {
+            let query = || sqlx::query(HISTORY).bind(stream).bind(version).bind(until).bind(limit);
+            self.scanners.read(query).await.map_err(unreadable)?.iter().map(scanned_row).collect()
+        }
+        .boxed()
+    }
+
     fn forget(&self, kinds: Vec<i16>, limit: i64) -> BoxFuture<'_, Result<u64, JournalError>> {
         async move {
             let rows = self.read(|| sqlx::query(FORGET).bind(&kinds).bind(limit)).await?;
@@ -247,6 +292,31 @@ fn view(row: &PgRow) -> Result<ViewRow, JournalError> {
         created_at: moment(row, 3)?,
         updated_at: moment(row, 4)?,
         view: row.try_get::<&str, _>(5).map_err(corrupt)?.into(),
+    })
+}
+
+fn scanned(row: &PgRow) -> Result<Scanned, JournalError> {
+    let owed: Option<OffsetDateTime> = row.try_get(4).map_err(corrupt)?;
+    Ok(Scanned {
+        stream: row.try_get(0).map_err(corrupt)?,
+        kind: row.try_get(1).map_err(corrupt)?,
+        version: row.try_get(2).map_err(corrupt)?,
+        slot: row.try_get(3).map_err(corrupt)?,
+        owed: owed.map(Timestamp::from_offset),
+        owner: row.try_get(5).map_err(corrupt)?,
+        created_at: moment(row, 6)?,
+        updated_at: moment(row, 7)?,
+        view: row.try_get::<&str, _>(8).map_err(corrupt)?.into(),
+        snapshot: row.try_get(9).map_err(corrupt)?,
+    })
+}
+
+fn scanned_row(row: &PgRow) -> Result<ScannedRow, JournalError> {
+    let (version, events) = (row.try_get(2).map_err(corrupt)?, row.try_get(4).map_err(corrupt)?);
+    Ok(ScannedRow {
+        stream: row.try_get(0).map_err(corrupt)?,
+        kind: row.try_get(1).map_err(corrupt)?,
+        row: StoredRow { version, at: moment(row, 3)?, events },
     })
 }
 

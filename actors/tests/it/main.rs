@@ -5,6 +5,7 @@ mod bank;
 mod entities;
 mod errand;
 mod hazards;
+mod laws;
 mod matrix;
 mod mutants;
 mod plot;

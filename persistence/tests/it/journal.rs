@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use souk_persistence::Timestamp;
-use souk_persistence::journal::{Committed, Journal, JournalError, ListQuery, Reschedule, Row};
+use souk_persistence::journal::{
+    Committed, Journal, JournalError, ListQuery, Reschedule, Row, Scanned, ScannedRow, StoredRow,
+};
 use souk_persistence::memory::{Fault, MemoryJournal};
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -72,6 +74,7 @@ pub async fn contract(journal: &Shared, base: u128) {
     a_snapshot_covers_what_is_before_it(journal, base + 2_000).await;
     what_is_owed_is_found_and_moved(journal, base + 3_000).await;
     lists_are_newest_first_and_go_on(journal, base + 4_000).await;
+    everything_is_scanned_in_order_of_stream(journal, base + 5_000).await;
 }
 
 async fn rows_are_dense_and_read_back(journal: &Shared, base: u128) {
@@ -232,6 +235,54 @@ async fn lists_are_newest_first_and_go_on(journal: &Shared, base: u128) {
     assert_eq!(journal.views(8, vec![stream(base)]).await.expect("views"), vec![]);
 }
 
+async fn everything_is_scanned_in_order_of_stream(journal: &Shared, base: u128) {
+    let owner = Some(stream(1));
+    for offset in [3, 1, 2] {
+        commit(journal, Row { owner, kind: 4 + offset as i16, ..row(base + offset, 1) }).await;
+    }
+    let snapshot = Some(r#"{"version":2}"#.to_owned());
+    let newest = Row { owed: Some(micros(9)), snapshot, kind: 6, ..row(base + 2, 2) };
+    commit(journal, newest.clone()).await;
+
+    let behind = async |after, limit| {
+        let page = journal.scan(Some(stream(after)), limit).await.expect("scans");
+        page.iter().map(|entity| entity.stream.as_u128() - base).collect::<Vec<_>>()
+    };
+    assert_eq!(behind(base, 2).await, [1, 2]);
+    assert_eq!(behind(base + 2, 2).await, [3]);
+    assert_eq!(behind(base + 3, 2).await, [] as [u128; 0]);
+    let first = journal.scan(None, 1).await.expect("scans");
+    assert!(first.len() == 1 && first[0].stream < stream(base + 1), "{first:?}");
+    let page = journal.scan(Some(stream(base + 1)), 1).await.expect("scans");
+    let expected = Scanned {
+        stream: newest.stream,
+        kind: 6,
+        version: 2,
+        slot: newest.slot,
+        owed: newest.owed,
+        owner,
+        created_at: micros(1),
+        updated_at: micros(2),
+        view: newest.view,
+        snapshot: newest.snapshot,
+    };
+    assert_eq!(page, [expected]);
+
+    let rows = async |after: (u128, i32), until, limit| {
+        let after = Some((stream(base + after.0), after.1));
+        let page = journal.history(after, stream(base + until), limit).await.expect("reads");
+        page.iter().map(|row| (row.stream.as_u128() - base, row.row.version)).collect::<Vec<_>>()
+    };
+    assert_eq!(rows((0, 0), 3, 10).await, [(1, 1), (2, 1), (2, 2), (3, 1)]);
+    assert_eq!(rows((0, 0), 2, 2).await, [(1, 1), (2, 1)]);
+    assert_eq!(rows((2, 1), 2, 2).await, [(2, 2)]);
+    assert_eq!(rows((2, 2), 2, 2).await, []);
+    let page = journal.history(Some((stream(base + 2), 1)), stream(base + 2), 1).await.expect("reads");
+    let row = StoredRow { version: 2, at: newest.at, events: newest.events };
+    assert_eq!(page, [ScannedRow { stream: newest.stream, kind: 6, row }]);
+    assert_eq!(journal.history(None, Uuid::max(), 1).await.expect("reads").len(), 1);
+}
+
 #[tokio::test]
 async fn the_journal_in_memory_keeps_the_contract() {
     let journal: Shared = MemoryJournal::open("memory");
@@ -247,4 +298,5 @@ async fn the_journal_in_memory_keeps_the_contract_whatever_is_lost() {
     memory.away(true);
     assert!(matches!(journal.load(stream(1)).await, Err(JournalError::Unavailable(_))));
     assert!(matches!(journal.forget(vec![1], 1).await, Err(JournalError::Unavailable(_))));
+    assert!(matches!(journal.scan(None, 1).await, Err(JournalError::Unavailable(_))));
 }
