@@ -66,7 +66,11 @@ order by created_at desc, stream desc limit $6";
 /// Both walk a primary key; the session they run in leaves the planner nothing else to choose.
 const SCAN: &str = "
 select stream, kind, version, slot, owed, owner, created_at, updated_at, view::text, snapshot::text
-from entity where stream > $1 order by stream limit $2";
+from entity where stream > $2 order by stream limit $1";
+
+const SCAN_FIRST: &str = "
+select stream, kind, version, slot, owed, owner, created_at, updated_at, view::text, snapshot::text
+from entity order by stream limit $1";
 
 const HISTORY: &str = "
 select stream, kind, version, at, events::text from journal
@@ -242,7 +246,10 @@ impl Journal for PostgresJournal {
 
     fn scan(&self, after: Option<Uuid>, limit: i64) -> BoxFuture<'_, Result<Vec<Scanned>, JournalError>> {
         async move {
-            let query = || sqlx::query(SCAN).bind(after.unwrap_or(Uuid::nil())).bind(limit);
+            let query = || match after {
+                Some(after) => sqlx::query(SCAN).bind(limit).bind(after),
+                None => sqlx::query(SCAN_FIRST).bind(limit),
+            };
             self.scanners.read(query).await.map_err(unreadable)?.iter().map(scanned).collect()
         }
         .boxed()

@@ -9,7 +9,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use souk_persistence::databases::{DatabaseUrls, Databases, DatabasesError};
-use souk_persistence::journal::{Committed, JournalError, Row};
+use souk_persistence::journal::{Committed, Journal as _, JournalError, Row, Scanned, ScannedRow};
+use souk_persistence::postgres::PostgresJournal;
 use sqlx::{Connection, PgConnection, Row as _};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -24,12 +25,13 @@ async fn the_journal_on_postgresql_keeps_the_contract_and_what_only_it_can_break
         contract(&postgres.journal(), 1 << 20).await;
         what_cannot_be_read_is_corrupt_and_not_asked_for_again(&postgres).await;
         readers_that_are_given_up_leave_nothing_behind(&postgres).await;
+        a_journal_that_is_opened_to_be_read_refuses_every_change(&postgres).await;
     };
     tokio::join!(
         contract,
         a_commit_whose_answer_was_swallowed_is_sent_again_and_found_ours(&postgres),
         a_network_that_drops_everything_delays_commits_and_loads_and_loses_none(&postgres),
-        a_commit_finds_its_entities_by_key_even_if_it_was_planned_on_an_empty_table(&postgres),
+        commits_and_scans_go_by_key_even_if_they_were_planned_on_an_empty_table(&postgres),
         a_database_that_another_souk_has_is_left_alone_and_one_that_it_takes_is_lost(&postgres),
     );
     // Migrated already, and opened again by a later node.
@@ -84,30 +86,53 @@ async fn a_network_that_drops_everything_delays_commits_and_loads_and_loses_none
     drop(journal);
 }
 
-async fn a_commit_finds_its_entities_by_key_even_if_it_was_planned_on_an_empty_table(postgres: &Postgres) {
+async fn commits_and_scans_go_by_key_even_if_they_were_planned_on_an_empty_table(postgres: &Postgres) {
     let journal = postgres.beside("order_db", "planned");
+    assert_eq!(journal.scan(None, 50).await.expect("scans"), []);
+    assert_eq!(journal.history(None, Uuid::max(), 50).await.expect("reads"), []);
     for version in 1..=3 {
         let hears: Vec<_> = (0..300).map(|number| give(&journal, row(number, version))).collect();
         for hears in hears {
             assert_eq!(hears.await.expect("is told"), Committed::Taken);
         }
     }
+    let (mut entities, mut rows) = (Vec::new(), Vec::new());
+    for page in 1..=6 {
+        let after = entities.last().map(|entity: &Scanned| entity.stream);
+        entities.extend(journal.scan(after, 50).await.expect("scans"));
+        assert_eq!(entities.len(), page * 50);
+    }
+    for page in 1..=18 {
+        let after = rows.last().map(|row: &ScannedRow| (row.stream, row.row.version));
+        rows.extend(journal.history(after, Uuid::max(), 50).await.expect("reads"));
+        assert_eq!(rows.len(), page * 50);
+    }
     // A connection tells what it has read when it ends.
     drop(journal);
     let counted = async {
-        let read =
-            "select n_tup_ins, n_tup_upd, seq_tup_read from pg_stat_user_tables where relname = 'entity'";
+        let read = "select e.n_tup_ins, e.n_tup_upd, e.seq_tup_read + j.seq_tup_read, j.idx_tup_fetch
+                    from pg_stat_user_tables e, pg_stat_user_tables j
+                    where e.relname = 'entity' and j.relname = 'journal'";
         loop {
             let row = &postgres.sql("order_db", read).await[0];
-            let [inserted, updated, read] = [0, 1, 2].map(|column| row.get::<i64, _>(column));
-            if (inserted, updated) == (300, 600) {
-                break read;
+            let [inserted, updated, read, fetched] = [0, 1, 2, 3].map(|column| row.get::<i64, _>(column));
+            if (inserted, updated) == (300, 600) && fetched > 0 {
+                break (read, fetched);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let read = tokio::time::timeout(Duration::from_secs(20), counted).await.expect("it is counted");
-    assert_eq!(read, 0, "entities were read from end to end");
+    let (read, fetched) =
+        tokio::time::timeout(Duration::from_secs(20), counted).await.expect("it is counted");
+    assert_eq!(read, 0, "tables were read from end to end");
+    assert_eq!(fetched, 900, "a page was looked for among the rows before it");
+}
+
+async fn a_journal_that_is_opened_to_be_read_refuses_every_change(postgres: &Postgres) {
+    let journal = PostgresJournal::open_read_only("looked at", postgres.options("product_db"));
+    assert!(!journal.scan(None, 10).await.expect("scans").is_empty());
+    let refused = journal.forget(vec![1], 1).await.expect_err("refused").to_string();
+    assert!(refused.contains("read-only"), "{refused}");
 }
 
 async fn what_cannot_be_read_is_corrupt_and_not_asked_for_again(postgres: &Postgres) {
