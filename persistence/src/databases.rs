@@ -84,6 +84,12 @@ pub enum DatabasesError {
         /// What it says it is.
         version: String,
     },
+    /// Others are there, this one is not.
+    #[error("{database} is missing or empty, and others are not")]
+    Incomplete {
+        /// Which.
+        database: &'static str,
+    },
     /// Another Souk has it.
     #[error("{database} is in use by another Souk; nodes cannot share databases yet")]
     InUse {
@@ -133,6 +139,81 @@ impl Databases {
     }
 }
 
+/// The journals of the services, to be read alone: nothing is made, migrated or taken, and the servers refuse
+/// every change.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each is the journal of its service")]
+pub struct ReadOnly {
+    pub account: Arc<PostgresJournal>,
+    pub product: Arc<PostgresJournal>,
+    pub order: Arc<PostgresJournal>,
+    pub payment: Arc<PostgresJournal>,
+    /// Of one of them, to ask who has it.
+    options: PgConnectOptions,
+}
+
+impl ReadOnly {
+    /// Opens the databases as they are. `None`: none of them has ever been made.
+    pub async fn open(urls: &DatabaseUrls) -> Result<Option<Self>, DatabasesError> {
+        let mut journals = Vec::new();
+        let mut missing = None;
+        for service in Service::ALL {
+            let (database, options) = (service.database(), options(urls, service)?);
+            match has_journal(&options).await {
+                Ok(true) => journals.push(PostgresJournal::open_read_only(database, options)),
+                Ok(false) => missing = Some(database),
+                Err(source) => return Err(DatabasesError::Unreachable { database, source }),
+            }
+        }
+        match (missing, journals.is_empty()) {
+            (Some(_), true) => return Ok(None),
+            (Some(database), false) => return Err(DatabasesError::Incomplete { database }),
+            (None, _) => {}
+        }
+        let [account, product, order, payment] =
+            journals.try_into().expect("there are four services, each with a journal");
+        let options = options(urls, Service::Order)?;
+        Ok(Some(Self { account, product, order, payment, options }))
+    }
+
+    /// Whether a Souk has the databases: then they may change at any moment.
+    pub async fn is_held(&self) -> Result<bool, DatabasesError> {
+        let held = async {
+            let mut connection = connect(&self.options).await?;
+            let query = sqlx::query(HELD).bind(NODE_LOCK);
+            let held = within(query.fetch_one(&mut connection)).await?.try_get(0)?;
+            connection.close().await?;
+            Ok(held)
+        };
+        let database = Service::Order.database();
+        held.await.map_err(|source| DatabasesError::Unreachable { database, source })
+    }
+}
+
+/// An advisory lock of 64 bits is shown in two halves.
+const HELD: &str = "
+select exists (
+  select from pg_locks
+  where locktype = 'advisory' and granted and (classid::bigint << 32 | objid::bigint) = $1
+    and database = (select oid from pg_database where datname = current_database()))";
+
+async fn has_journal(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
+    let mut connection = match connect(options).await {
+        Err(error) if is_missing(&error) => return Ok(false),
+        connected => connected?,
+    };
+    let query =
+        sqlx::query("select to_regclass('entity') is not null and to_regclass('journal') is not null");
+    let has = within(query.fetch_one(&mut connection)).await?.try_get(0)?;
+    connection.close().await?;
+    Ok(has)
+}
+
+/// 3D000: there is no such database.
+fn is_missing(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).as_deref() == Some("3D000")
+}
+
 fn options(urls: &DatabaseUrls, service: Service) -> Result<PgConnectOptions, DatabasesError> {
     let database = service.database();
     let own = match service {
@@ -157,8 +238,7 @@ async fn take(service: Service, options: &PgConnectOptions) -> Result<PgConnecti
     let database = service.database();
     let unreachable = |source| DatabasesError::Unreachable { database, source };
     let mut connection = match connect(options).await {
-        // 3D000: there is no such database.
-        Err(error) if error.as_database_error().and_then(|e| e.code()).as_deref() == Some("3D000") => {
+        Err(error) if is_missing(&error) => {
             make(options).await.map_err(unreachable)?;
             connect(options).await.map_err(unreachable)?
         }

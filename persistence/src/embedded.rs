@@ -8,6 +8,7 @@
 mod binaries;
 mod cluster;
 mod process;
+mod visit;
 
 use std::fmt;
 use std::fs::File;
@@ -30,6 +31,8 @@ use tokio::time::{Instant, sleep, timeout};
 use cluster::Place;
 use process::Process;
 
+pub use visit::Visit;
+
 const SUPERUSER: &str = "souk";
 const READY_MAX: Duration = Duration::from_secs(60);
 /// How often it is started before it is given up.
@@ -38,6 +41,7 @@ const STOP_MAX: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 const WATCH: Duration = Duration::from_millis(500);
 const WATCH_MAX: Duration = Duration::from_secs(10);
+const LOG: &str = "postgres.log";
 const LOG_MAX: u64 = 16 * 1024 * 1024;
 /// What is read of a log to tell why the server does not come up.
 const TAIL_BYTES: u64 = 16 * 1024;
@@ -169,7 +173,7 @@ impl Embedded {
             let server = Server {
                 binaries: binaries.clone(),
                 cluster: place.cluster.clone(),
-                log: data.join("postgres.log"),
+                log: data.join(LOG),
                 password: password.clone(),
                 port,
                 user: user.clone(),
@@ -195,8 +199,7 @@ impl Embedded {
 
     /// `postgres://souk:…@127.0.0.1:port/postgres`: holds the password.
     pub fn url(&self) -> String {
-        let Server { password, port, .. } = &*self.server;
-        format!("postgres://{SUPERUSER}:{password}@127.0.0.1:{port}/postgres")
+        self.server.url()
     }
 
     /// The loopback port, which stays the same while this lives.
@@ -243,6 +246,11 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
+    fn url(&self) -> String {
+        let Self { password, port, .. } = self;
+        format!("postgres://{SUPERUSER}:{password}@127.0.0.1:{port}/postgres")
+    }
+
     fn process(&self) -> Process {
         *self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }

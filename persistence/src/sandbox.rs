@@ -148,13 +148,11 @@ impl PaymentProvider for SandboxProvider {
     }
 }
 
-/// What the books in `folder` say of every key. No books: nothing was ever told.
+/// What the books in `folder` say of every key. No books: nothing was ever told. Whoever writes them is not
+/// disturbed.
 pub fn read_ledger(folder: &Path) -> io::Result<Vec<LedgerEntry>> {
-    let entries = Books::read_all(folder)?.into_iter().map(|(key, known)| {
-        let captured = known.captured.as_ref().map_or(0, |captured| captured.amount);
-        LedgerEntry { key, captured, refunded: known.refunded() }
-    });
-    Ok(entries.collect())
+    let moved = books::moved(folder)?.into_iter();
+    Ok(moved.map(|(key, (captured, refunded))| LedgerEntry { key, captured, refunded }).collect())
 }
 
 /// Where requests are decided: a thread, because files block.

@@ -3,7 +3,7 @@
 //! Whoever decides holds the lock: it first reads on, then writes what it decided. So a torn line at the
 //! end, of a writer that was killed within it, is met under the lock, and nothing was answered for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -117,17 +117,6 @@ impl Books {
         Ok(Self { file, lock, read: 0, known: HashMap::new() })
     }
 
-    /// Everything that the books in the folder say. No books: nothing was ever told.
-    pub fn read_all(folder: &Path) -> io::Result<HashMap<Uuid, Known>> {
-        if !folder.join(BOOKS).exists() {
-            return Ok(HashMap::new());
-        }
-        let mut books = Self::open(folder)?;
-        books.lock.lock_shared()?;
-        books.read_on()?;
-        Ok(books.known)
-    }
-
     pub fn of(&self, key: Uuid) -> Option<&Known> {
         self.known.get(&key)
     }
@@ -207,6 +196,38 @@ impl Books {
             }
         }
     }
+}
+
+/// What was moved under each key, in minor units: (captured, refunded). Reads without the lock, and so
+/// disturbs nobody: lines are only appended, and one that is not whole yet was not answered for.
+pub(super) fn moved(folder: &Path) -> io::Result<HashMap<Uuid, (i64, i64)>> {
+    let file = match File::open(folder.join(BOOKS)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),
+        opened => opened?,
+    };
+    let mut reader = BufReader::new(file);
+    let (mut moved, mut refunds) = (HashMap::<Uuid, (i64, i64)>::new(), HashSet::new());
+    let mut text = Vec::new();
+    while reader.read_until(b'\n', &mut text)? > 0 && text.ends_with(b"\n") {
+        match serde_json::from_slice(&text) {
+            // Of two lines of one name the first counts, as for whoever decides.
+            Ok(Line::Captured { key, amount, .. }) => {
+                let (captured, _) = moved.entry(key).or_default();
+                *captured = if *captured == 0 { amount } else { *captured };
+            }
+            Ok(Line::Refunded { key, refund_key, amount, .. }) => {
+                if refunds.insert((key, refund_key)) {
+                    moved.entry(key).or_default().1 += amount;
+                }
+            }
+            Ok(Line::Asked { key, .. } | Line::Declined { key, .. }) => {
+                moved.entry(key).or_default();
+            }
+            Err(error) => tracing::error!(%error, "a line of the sandbox's books cannot be read"),
+        }
+        text.clear();
+    }
+    Ok(moved)
 }
 
 /// What is decided under one lock.

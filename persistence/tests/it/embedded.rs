@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
-use souk_persistence::embedded::{Embedded, EmbeddedError, EmbeddedSettings};
+use souk_persistence::databases::{DatabaseUrls, Databases, DatabasesError, ReadOnly};
+use souk_persistence::embedded::{Embedded, EmbeddedError, EmbeddedSettings, Visit};
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::folder::Folder;
@@ -54,6 +55,43 @@ async fn a_server_whose_souk_was_killed_is_adopted() {
     let server = Embedded::start(&settings(&folder)).await.expect("adopts");
     assert_eq!((server.is_adopted(), server.pid(), server.port()), (true, pid, port));
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_visitor_leaves_everything_as_it_was_met() {
+    let folder = Folder::new();
+    assert!(Visit::begin(&settings(&folder)).await.expect("looks").is_none());
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
+
+    let server = Embedded::start(&settings(&folder)).await.expect("starts");
+    let urls = DatabaseUrls { server: Some(server.url()), ..DatabaseUrls::default() };
+    assert!(ReadOnly::open(&urls).await.expect("looks").is_none());
+    let databases = Databases::open(&urls, 1).await.expect("opens");
+    let visit = Visit::begin(&settings(&folder)).await.expect("begins").expect("a server");
+    assert_eq!((visit.url(), visit.is_alone()), (server.url(), false));
+    let read_only = ReadOnly::open(&urls).await.expect("looks").expect("databases");
+    assert!(read_only.is_held().await.expect("answers"));
+    visit.end().await;
+    drop(databases);
+    while read_only.is_held().await.expect("answers") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(read_only);
+    // What had connections to it lets go a moment later.
+    let gone = async { while run(&server, "drop database order_db").await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("dropped");
+    let incomplete = ReadOnly::open(&urls).await;
+    assert!(matches!(incomplete, Err(DatabasesError::Incomplete { database: "order_db" })), "{incomplete:?}");
+    server.stop().await;
+
+    let visit = Visit::begin(&settings(&folder)).await.expect("begins").expect("a server");
+    assert!(visit.is_alone());
+    let second = Embedded::start(&settings(&folder)).await;
+    assert!(matches!(second, Err(EmbeddedError::InUse(_))), "{second:?}");
+    let pid = folder.path().join("postgres/postmaster.pid");
+    assert!(pid.exists());
+    visit.end().await;
+    assert!(!pid.exists());
 }
 
 #[tokio::test]
