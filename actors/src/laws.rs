@@ -40,8 +40,8 @@ pub enum Law {
     /// What readers see, what is owed, whose it is and every snapshot are what the stream's history leads
     /// to.
     StateIsItsHistory,
-    /// Every purchase that was accepted comes to an end by itself: at rest nothing is pending, being
-    /// undone or owed; at work none is pending a minute past its deadline; nowhere a person is needed.
+    /// Every purchase that was accepted comes to an end by itself: at rest nothing is pending, being undone,
+    /// or owed and due; at work none is pending a minute past its deadline; nowhere is a person needed.
     EveryPurchaseEnds,
     /// A purchase is accepted once and has one outcome, which never changes. A key names its stream, so
     /// that is one outcome for each key.
@@ -84,11 +84,13 @@ impl Law {
     }
 }
 
-/// When the databases are looked at; each with the time by the shop's clock.
+/// When the databases are looked at, with the time by the shop's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     /// Nothing that is owed is due, and nobody writes.
     AtRest(Timestamp),
+    /// Something is owed, and nobody is at work: the next start takes it up.
+    Stopped,
     /// Purchases are under way. The databases are read one after the other, so what moves meanwhile may
     /// look like a violation: a look that finds one says nothing until [`check_again`] has found it too.
     Live(Timestamp),

@@ -30,3 +30,4 @@ pub mod node;
 pub mod server;
 pub mod telemetry;
 pub mod trace;
+pub mod verify;

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use souk_config::{Overrides, Settings};
 use souk_gateway::node::Node;
-use souk_gateway::telemetry;
+use souk_gateway::{telemetry, verify};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -24,11 +25,12 @@ Examples:
   souk serve                                  a shop of its own on http://127.0.0.1:8080, data in ./data
   souk serve --listen 127.0.0.1:0             on a free port
   SOUK__DATABASE__URL=postgres://… souk serve on a PostgreSQL server that runs already
+  souk verify                                 whether every law holds in what is stored
   souk config                                 every setting, as it is in force
   souk bench                                  how fast it is here, beside hand-written SQL
 
 Settings: default < souk.toml or --config FILE < environment (SOUK__SECTION__KEY) < flag.
-Exit codes: 0 ended as asked, 1 failed, 2 wrong usage or settings."
+Exit codes: 0 ended as asked, 1 failed or a law is broken, 2 wrong usage or settings."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -46,6 +48,19 @@ enum Command {
         /// Where to listen [default: 127.0.0.1:8080]
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<SocketAddr>,
+        #[command(flatten)]
+        settings: SettingsFlags,
+    },
+    /// Checks every law over every row of the databases: stock and money conserved, every purchase ends,
+    /// and so on.
+    ///
+    /// It only reads, and may run beside an open shop: a violation counts if it is there a few seconds later
+    /// too. An embedded database that does not run is started for the time of it. Prints for each law by how
+    /// many rows it was judged, and the violations. Exit code 1 if there is one.
+    Verify {
+        /// Print the report as JSON; null if no shop was ever opened there
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         settings: SettingsFlags,
     },
@@ -82,15 +97,23 @@ impl SettingsFlags {
     }
 }
 
+/// What is done with the settings.
+enum Task {
+    Serve,
+    Verify { json: bool },
+    ShowSettings,
+}
+
 fn main() -> ExitCode {
-    let (settings, is_serve) = match Cli::parse().command {
+    let (settings, task) = match Cli::parse().command {
         Command::Version => {
             println!("souk {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
-        Command::Bench(options) => return ended(bench(options)),
-        Command::Config { settings } => (settings.load(None), false),
-        Command::Serve { listen, settings } => (settings.load(listen), true),
+        Command::Bench(options) => return ended(bench(options).map(|()| ExitCode::SUCCESS)),
+        Command::Config { settings } => (settings.load(None), Task::ShowSettings),
+        Command::Verify { json, settings } => (settings.load(None), Task::Verify { json }),
+        Command::Serve { listen, settings } => (settings.load(listen), Task::Serve),
     };
     let settings = match settings {
         Ok(settings) => settings,
@@ -99,21 +122,21 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if !is_serve {
-        print!("{}", settings.masked_toml());
-        return ExitCode::SUCCESS;
-    }
-    ended(serve(settings))
+    ended(match task {
+        Task::ShowSettings => {
+            print!("{}", settings.masked_toml());
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Serve => serve(settings).map(|()| ExitCode::SUCCESS),
+        Task::Verify { json } => check(&settings, json),
+    })
 }
 
-fn ended(result: Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("souk: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn ended(result: Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("souk: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 /// One thread: the cores are for those that are measured.
@@ -122,9 +145,9 @@ fn bench(options: souk_gateway::bench::options::Options) -> Result<()> {
     runtime.block_on(souk_gateway::bench::run(options))
 }
 
-fn serve(settings: Settings) -> Result<()> {
+/// Logs, TLS and threads.
+fn runtime(settings: &Settings) -> Result<Runtime> {
     telemetry::log(&settings.log.filter, settings.log.format)?;
-    let metrics = telemetry::record()?;
     // Two providers in a graph make rustls panic at first use; there is one, and it is named all the same.
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
@@ -133,16 +156,42 @@ fn serve(settings: Settings) -> Result<()> {
         0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
         threads => threads,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?)
+}
+
+/// Resolves, each time it is asked, with the next signal to end.
+fn signals() -> Result<impl AsyncFnMut()> {
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terminations = signal(SignalKind::terminate())?;
+    Ok(async move || {
+        tokio::select! {
+            _ = interrupts.recv() => {}
+            _ = terminations.recv() => {}
+        }
+    })
+}
+
+fn check(settings: &Settings, json: bool) -> Result<ExitCode> {
+    runtime(settings)?.block_on(async {
+        let mut next = signals()?;
+        let verified = verify::verify(settings, next()).await?;
+        match &verified {
+            _ if json => println!("{}", serde_json::to_string_pretty(&verified)?),
+            Some(verified) => print!("{verified}"),
+            None => println!("There is nothing to verify: no shop was ever opened there."),
+        }
+        Ok(match verified.is_none_or(|verified| verified.holds) {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        })
+    })
+}
+
+fn serve(settings: Settings) -> Result<()> {
+    let runtime = runtime(&settings)?;
+    let metrics = telemetry::record()?;
     runtime.block_on(async {
-        let mut interrupts = signal(SignalKind::interrupt())?;
-        let mut terminations = signal(SignalKind::terminate())?;
-        let mut next = async move || {
-            tokio::select! {
-                _ = interrupts.recv() => {}
-                _ = terminations.recv() => {}
-            }
-        };
+        let mut next = signals()?;
         let data = settings.data.clone();
         let node = tokio::select! {
             node = Node::open(settings, metrics) => node?,

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,7 +136,7 @@ async fn over(
     embedded: Option<&Embedded>,
     metrics: PrometheusHandle,
 ) -> Result<(Databases, App, watch::Sender<bool>)> {
-    let urls = urls(settings, embedded);
+    let urls = urls(settings, embedded.map(Embedded::url));
     let databases =
         Databases::open(&urls, settings.database.pool_size).await.context("open the databases")?;
     let password = &settings.password;
@@ -163,11 +163,12 @@ async fn sole(app: App, within: Duration) -> Option<Shop> {
     app.into_shop()
 }
 
-fn urls(settings: &Settings, embedded: Option<&Embedded>) -> DatabaseUrls {
+/// Where the databases are; `server`: of the embedded one.
+pub(crate) fn urls(settings: &Settings, server: Option<String>) -> DatabaseUrls {
     let database = &settings.database;
     let reveal = |url: &Option<SecretUrl>| url.as_ref().map(|url| url.reveal().to_owned());
     DatabaseUrls {
-        server: embedded.map(Embedded::url).or_else(|| reveal(&database.url)),
+        server: server.or_else(|| reveal(&database.url)),
         account: reveal(&database.account_url),
         product: reveal(&database.product_url),
         order: reveal(&database.order_url),
@@ -175,12 +176,16 @@ fn urls(settings: &Settings, embedded: Option<&Embedded>) -> DatabaseUrls {
     }
 }
 
+/// Where the sandbox keeps its books.
+pub(crate) fn sandbox_folder(settings: &Settings) -> PathBuf {
+    settings.payment.sandbox_folder.clone().unwrap_or_else(|| settings.data.join("sandbox"))
+}
+
 async fn shop(settings: &Settings, databases: &Databases, clock: Clock) -> Result<Shop> {
     let actors = &settings.actors;
     let provider: Arc<dyn PaymentProvider> = match settings.payment.provider {
         Provider::Sandbox => {
-            let own = settings.payment.sandbox_folder.clone();
-            let folder = own.unwrap_or_else(|| settings.data.join("sandbox"));
+            let folder = sandbox_folder(settings);
             SandboxProvider::open(&folder).with_context(|| format!("open {}", folder.display()))?
         }
     };

@@ -124,7 +124,7 @@ impl Findings {
 
     pub fn is_live(&self) -> bool {
         match self.moment {
-            Moment::AtRest(_) => false,
+            Moment::AtRest(_) | Moment::Stopped => false,
             Moment::Live(_) => true,
         }
     }

@@ -158,6 +158,7 @@ impl Purchase<'_> {
                         return Err(format!("owes something since {owed}"));
                     }
                 }
+                Moment::Stopped => {}
                 Moment::Live(now) => {
                     let deadline = outcomes.reserve_by.unwrap_or_default();
                     if view.status == Status::Pending && now > deadline + LATE_MAX {
@@ -171,7 +172,7 @@ impl Purchase<'_> {
                 Some(owed) => Err(format!("has a payment that owes something since {owed}")),
                 None => Ok(()),
             },
-            (Some(_) | None, Moment::AtRest(_) | Moment::Live(_)) => Ok(()),
+            (Some(_) | None, Moment::AtRest(_) | Moment::Stopped | Moment::Live(_)) => Ok(()),
         }
     }
 
@@ -240,8 +241,9 @@ impl Purchase<'_> {
         // Until both are through, one of provider and payment may know more than the other.
         let is_open = order.is_some_and(|order| !order.view.at_rest)
             || payment.is_some_and(|payment| payment.owed.is_some());
-        if is_open && matches!(moment, Moment::Live(_)) {
-            return Ok(());
+        match moment {
+            Moment::Stopped | Moment::Live(_) if is_open => return Ok(()),
+            Moment::AtRest(_) | Moment::Stopped | Moment::Live(_) => {}
         }
         if view.is_some_and(|view| view.status == payment::Status::Voided) && ours.0 != ours.1 {
             return Err(format!("is taken back, and of {} only {} is refunded", ours.0, ours.1));

@@ -9,6 +9,7 @@ mod hostile;
 mod node;
 mod purchases;
 mod readme;
+mod verify;
 
 use std::sync::Arc;
 

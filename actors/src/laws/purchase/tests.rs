@@ -140,6 +140,7 @@ fn a_purchase_that_went_well_or_was_undone_keeps_every_law() {
     };
     assert_eq!(Case::failed().but(untouched).broken(), []);
     assert_eq!(Case::pending().broken_live(), []);
+    assert_eq!(Case::pending().look(Moment::Stopped).broken(), []);
 }
 
 #[test]

@@ -1,0 +1,174 @@
+//! `souk verify`: whether the laws hold in the databases, of a shop that is open or of one that is not. Only
+//! reads. What the laws are: [`souk_actors::laws`].
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use souk_actors::laws::{self, Booked, Books, Moment, Report};
+use souk_actors::{Clock, Journals};
+use souk_config::Settings;
+use souk_persistence::databases::{DatabaseUrls, ReadOnly};
+use souk_persistence::embedded::{EmbeddedSettings, Visit};
+use souk_persistence::journal::SLOTS;
+use souk_persistence::sandbox;
+
+use crate::node::{sandbox_folder, urls};
+
+/// What was under way at the first look has moved on by the second.
+const AGAIN: Duration = Duration::from_secs(3);
+
+/// What was found, and when it was looked at.
+#[derive(Debug, Serialize)]
+pub struct Verified {
+    /// Every law holds.
+    pub holds: bool,
+    /// How the shop was met.
+    pub shop: Shop,
+    /// Law by law.
+    #[serde(flatten)]
+    pub report: Report,
+}
+
+/// How a shop is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shop {
+    /// Nothing that is owed is due.
+    AtRest,
+    /// Purchases are under way.
+    AtWork,
+    /// Purchases are left to the next start.
+    Stopped,
+}
+
+impl fmt::Display for Verified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { holds, shop, report } = self;
+        f.write_str(match shop {
+            Shop::AtRest => "The shop is at rest: nothing that it owes is due.",
+            Shop::AtWork => "The shop is at work: what is under way is not judged yet.",
+            Shop::Stopped => "The shop is closed: what is under way is left to its next start.",
+        })?;
+        f.write_str(match report.has_books {
+            true => "\n",
+            false => " The provider's books are not there to compare with.\n",
+        })?;
+        let laws::Purchases { completed, failed, cancelled, pending } = report.purchases;
+        writeln!(
+            f,
+            "Purchases: {completed} completed, {failed} failed, {cancelled} cancelled, {pending} pending"
+        )?;
+        writeln!(f, "\n{report}")?;
+        match (report.is_empty(), holds, report.broken().len()) {
+            (true, _, _) => writeln!(f, "The databases are empty."),
+            (false, true, _) => writeln!(f, "Every law holds."),
+            (false, false, 1) => writeln!(f, "A law is broken."),
+            (false, false, broken) => writeln!(f, "{broken} laws are broken."),
+        }
+    }
+}
+
+/// Looks at the shop that the settings name, until `interrupted` resolves. An embedded database that does
+/// not run is started for the time of it. `None`: no shop was ever opened there.
+pub async fn verify(settings: &Settings, interrupted: impl Future<Output = ()>) -> Result<Option<Verified>> {
+    let visit = match settings.database.is_embedded() {
+        true => {
+            let binaries = settings.database.binaries.clone();
+            let embedded = EmbeddedSettings { data: settings.data.clone(), binaries };
+            match Visit::begin(&embedded).await.context("visit the embedded database")? {
+                Some(visit) => Some(visit),
+                None => return Ok(None),
+            }
+        }
+        false => None,
+    };
+    let (urls, books) = (urls(settings, visit.as_ref().map(Visit::url)), sandbox_folder(settings));
+    let verified = tokio::select! {
+        verified = over(&urls, &books) => verified,
+        () = interrupted => Err(anyhow::anyhow!("interrupted")),
+    };
+    if let Some(visit) = visit {
+        visit.end().await;
+    }
+    verified
+}
+
+/// Looks at the databases at these URLs, and at the books in the folder. `None`: there are no databases.
+pub async fn over(urls: &DatabaseUrls, books: &Path) -> Result<Option<Verified>> {
+    match ReadOnly::open(urls).await.context("open the databases")? {
+        Some(databases) => Place::new(databases, books).look().await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// What is looked at.
+struct Place {
+    journals: Journals,
+    databases: ReadOnly,
+    books: PathBuf,
+}
+
+impl Place {
+    fn new(databases: ReadOnly, books: &Path) -> Self {
+        let journals = Journals {
+            account: databases.account.clone(),
+            product: databases.product.clone(),
+            order: databases.order.clone(),
+            payment: databases.payment.clone(),
+        };
+        Self { journals, databases, books: books.to_owned() }
+    }
+
+    /// A violation counts if nobody writes, or if it is there a few seconds later too.
+    async fn look(&self) -> Result<Verified> {
+        let (moment, books) = (self.moment().await?, self.books()?);
+        let report = laws::check(&self.journals, books.as_ref(), moment).await?;
+        if report.holds() || !self.databases.is_held().await? {
+            return Ok(verified(moment, report));
+        }
+        tokio::time::sleep(AGAIN).await;
+        let (moment, books) = (self.moment().await?, self.books()?);
+        let report = laws::check_again(&self.journals, books.as_ref(), moment, &report).await?;
+        Ok(verified(moment, report))
+    }
+
+    async fn moment(&self) -> Result<Moment> {
+        let now = Clock::System.now();
+        for journal in [&self.journals.order, &self.journals.payment] {
+            if !journal.owed(0..=SLOTS - 1, now, None, 1).await?.is_empty() {
+                return Ok(match self.databases.is_held().await? {
+                    true => Moment::Live(now),
+                    false => Moment::Stopped,
+                });
+            }
+        }
+        Ok(Moment::AtRest(now))
+    }
+
+    /// What the sandbox says of every payment; `None`: there is no sandbox here.
+    fn books(&self) -> Result<Option<Books>> {
+        match self.books.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(error) => bail!("{} cannot be looked into: {error}", self.books.display()),
+        }
+        let ledger = sandbox::read_ledger(&self.books)
+            .with_context(|| format!("read the books in {}", self.books.display()))?;
+        let booked = |entry: sandbox::LedgerEntry| {
+            (entry.key, Booked { captured: entry.captured, refunded: entry.refunded })
+        };
+        Ok(Some(ledger.into_iter().map(booked).collect()))
+    }
+}
+
+fn verified(moment: Moment, report: Report) -> Verified {
+    let shop = match moment {
+        Moment::AtRest(_) => Shop::AtRest,
+        Moment::Live(_) => Shop::AtWork,
+        Moment::Stopped => Shop::Stopped,
+    };
+    Verified { holds: report.holds(), shop, report }
+}
