@@ -10,6 +10,7 @@ use reqwest::Method;
 use souk_tests::laws;
 use souk_tests::process::{Data, Souk};
 use souk_tests::shopper::{Shopper, send};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -20,6 +21,8 @@ const STOCK: i64 = 100_000;
 struct Crowd {
     shopper: Shopper,
     products: Vec<String>,
+    /// How many purchases were accepted.
+    accepted: watch::Sender<usize>,
 }
 
 impl Crowd {
@@ -30,7 +33,7 @@ impl Crowd {
         for _ in 0..PRODUCTS {
             products.push(shopper.product(&category, u64::try_from(STOCK)?).await?);
         }
-        Ok(Self { shopper, products })
+        Ok(Self { shopper, products, accepted: watch::Sender::new(0) })
     }
 
     fn stocked(&self) -> Result<HashMap<Uuid, i64>> {
@@ -41,6 +44,7 @@ impl Crowd {
     /// What is cut off is no error; whether it was accepted is what the laws are about.
     fn rush(&self, souk: &Souk, name: &str, count: usize) -> JoinHandle<Vec<String>> {
         let (shopper, products, name) = (self.shopper.at(&souk.url), self.products.clone(), name.to_owned());
+        let accepted = self.accepted.clone();
         tokio::spawn(async move {
             stream::iter(0..count)
                 .map(|number| {
@@ -50,9 +54,19 @@ impl Crowd {
                 })
                 .buffer_unordered(AT_ONCE)
                 .filter_map(async |key| key)
+                .inspect(|_| accepted.send_modify(|accepted| *accepted += 1))
                 .collect()
                 .await
         })
+    }
+
+    /// Waits until so many more are accepted: in the middle of a rush, however fast the machine is.
+    async fn more(&self, count: usize) -> Result<()> {
+        let goal = *self.accepted.borrow() + count;
+        let mut accepted = self.accepted.subscribe();
+        tokio::time::timeout(Duration::from_secs(60), accepted.wait_for(|accepted| *accepted >= goal))
+            .await??;
+        Ok(())
     }
 }
 
@@ -82,9 +96,9 @@ async fn a_souk_that_is_killed_amid_hundreds_of_purchases_loses_and_doubles_noth
     let mut souk = Souk::start(&data, &[]).await?;
     let crowd = Crowd::gather(&souk).await?;
     let mut accepted = Vec::new();
-    for (round, delay) in [300_u64, 700, 1_100].into_iter().enumerate() {
+    for (round, count) in [1, 60, 150].into_iter().enumerate() {
         let rush = crowd.rush(&souk, &format!("round {round}"), 600);
-        tokio::time::sleep(Duration::from_millis(delay)).await;
+        crowd.more(count).await?;
         souk.kill().await?;
         accepted.extend(rush.await?);
         souk = Souk::start(&data, &[]).await?;
@@ -120,7 +134,7 @@ async fn a_database_that_is_killed_amid_purchases_loses_and_doubles_nothing() ->
     let souk = crate::open("database").await?;
     let crowd = Crowd::gather(&souk).await?;
     let rush = crowd.rush(&souk, "rush", 400);
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    crowd.more(100).await?;
     let pid_file = std::fs::read_to_string(souk.data.path().join("postgres/postmaster.pid"))?;
     let pid = pid_file.lines().next().unwrap_or_default().parse()?;
     kill(Pid::from_raw(pid), Signal::SIGQUIT)?;
@@ -138,7 +152,7 @@ async fn a_souk_that_is_told_to_stop_finishes_or_leaves_what_is_under_way() -> R
     let souk = Souk::start(&data, &[]).await?;
     let crowd = Crowd::gather(&souk).await?;
     let rush = crowd.rush(&souk, "rush", 400);
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    crowd.more(60).await?;
     assert_eq!(souk.stop().await?, 0);
     let accepted = rush.await?;
     ensure!(!accepted.is_empty(), "nothing was accepted");
