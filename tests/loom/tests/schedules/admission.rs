@@ -1,87 +1,75 @@
 //! The gate: how many are inside at once.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use loom::thread::{self, JoinHandle};
 use souk_loom::admission::{Gate, Permit};
-use souk_loom::sync::{self, Arc};
+use souk_loom::sync::{Arc, AtomicUsize, Ordering};
 
 use crate::explore;
 
-/// A gate under test. Who is really inside is counted beside it; loom runs one thread at a time.
-struct Room {
-    gate: Arc<Gate>,
-    max: usize,
-    inside: AtomicUsize,
+/// Somebody who wants in, and stays.
+fn guest(gate: &Arc<Gate>) -> JoinHandle<Option<Permit>> {
+    let gate = Arc::clone(gate);
+    thread::spawn(move || gate.enter())
 }
 
-impl Room {
-    fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { gate: Gate::new(max), max, inside: AtomicUsize::new(0) })
+/// Goes in twice, if it may, and out again. `inside` counts who is really there.
+fn visit(gate: &Arc<Gate>, inside: &AtomicUsize) {
+    for _ in 0..2 {
+        if let Some(permit) = gate.enter() {
+            assert_eq!(inside.fetch_add(1, Ordering::Relaxed), 0, "more are inside than may be");
+            inside.fetch_sub(1, Ordering::Relaxed);
+            drop(permit);
+        }
     }
-
-    fn enter(&self) -> Option<Permit> {
-        let permit = self.gate.enter()?;
-        let before = self.inside.fetch_add(1, Ordering::Relaxed);
-        assert!(before < self.max, "more are inside than may be");
-        Some(permit)
-    }
-
-    fn leave(&self, permit: Permit) {
-        self.inside.fetch_sub(1, Ordering::Relaxed);
-        drop(permit);
-    }
-
-    /// Goes in, if it may, and out again.
-    fn visit(&self) -> bool {
-        let permit = self.enter();
-        let entered = permit.is_some();
-        permit.into_iter().for_each(|permit| self.leave(permit));
-        entered
-    }
-}
-
-fn beside(room: &Arc<Room>, run: impl FnOnce(&Room) -> bool + 'static) -> JoinHandle<bool> {
-    let room = Arc::clone(room);
-    thread::spawn(move || run(&room))
 }
 
 #[test]
-fn a_gate_never_lets_in_more_than_its_bound_and_is_empty_in_the_end() {
+fn a_gate_lets_in_as_many_as_its_bound_and_no_more() {
+    explore("three want one of two places", || {
+        let gate = Gate::new(2);
+        let others = [guest(&gate), guest(&gate)];
+        let mut permits = vec![gate.enter()];
+        permits.extend(others.map(|other| other.join().expect("it does not panic")));
+        assert_eq!(permits.iter().flatten().count(), 2, "nobody is turned away while there is room");
+        assert_eq!(gate.inside(), 2);
+        drop(permits);
+        assert_eq!(gate.inside(), 0, "everybody has left");
+    });
     explore("two go twice through a gate for one", || {
-        let room = Room::new(1);
-        let other = beside(&room, |room| room.visit() | room.visit());
-        let entered = room.visit() | room.visit();
-        assert!(other.join().expect("it does not panic") || entered, "an empty gate lets in");
-        assert_eq!(room.gate.inside(), 0, "everybody has left");
-        assert!(room.enter().is_some(), "an empty gate lets in");
-    });
-    explore("one leaves while two want the last place", || {
-        let room = Room::new(2);
-        let permit = room.enter().expect("an empty gate lets in");
-        let one = beside(&room, Room::visit);
-        let other = beside(&room, Room::visit);
-        room.leave(permit);
-        let entered = one.join().expect("it does not panic") | other.join().expect("it does not panic");
-        assert!(entered, "there was a place all the time");
-        assert_eq!(room.gate.inside(), 0, "everybody has left");
+        let gate = Gate::new(1);
+        let inside = Arc::new(AtomicUsize::new(0));
+        let other = (Arc::clone(&gate), Arc::clone(&inside));
+        let other = thread::spawn(move || visit(&other.0, &other.1));
+        visit(&gate, &inside);
+        other.join().expect("it does not panic");
+        assert_eq!(gate.inside(), 0, "everybody has left");
+        assert!(gate.enter().is_some(), "an empty gate lets in");
     });
 }
 
 #[test]
-fn a_permit_may_be_given_back_by_another_than_took_it() {
-    explore("a permit is given back elsewhere", || {
-        let room = Room::new(1);
-        let permit = room.enter().expect("an empty gate lets in");
-        let leaves = beside(&room, |room| {
-            room.leave(permit);
-            true
-        });
-        let enters = beside(&room, Room::visit);
+fn a_permit_may_be_given_back_while_others_want_in() {
+    explore("one leaves while two want the last place", || {
+        let gate = Gate::new(2);
+        let permit = gate.enter().expect("an empty gate lets in");
+        let others = [guest(&gate), guest(&gate)];
+        drop(permit);
+        let permits = others.map(|other| other.join().expect("it does not panic"));
+        let stayed = permits.iter().flatten().count();
+        assert!(stayed > 0, "there was a place all the time");
+        assert_eq!(gate.inside(), stayed);
+        drop(permits);
+        assert_eq!(gate.inside(), 0, "everybody has left");
+    });
+    explore("a permit is given back by another than took it", || {
+        let gate = Gate::new(1);
+        let permit = gate.enter().expect("an empty gate lets in");
+        let leaves = thread::spawn(move || drop(permit));
+        let stayed = gate.enter();
         leaves.join().expect("it does not panic");
-        enters.join().expect("it does not panic");
-        assert_eq!(room.gate.inside(), 0, "everybody has left");
-        assert!(room.enter().is_some(), "who knows that it is empty is let in");
+        assert_eq!(gate.inside(), stayed.iter().count());
+        drop(stayed);
+        assert!(gate.enter().is_some(), "who knows that it is empty is let in");
     });
 }
 
@@ -89,12 +77,12 @@ fn a_permit_may_be_given_back_by_another_than_took_it() {
 #[should_panic(expected = "more are inside than may be")]
 fn a_gate_that_looks_before_it_counts_is_found_out() {
     /// Answers how many were inside before.
-    fn enter(counted: &sync::AtomicUsize) -> Option<usize> {
+    fn enter(counted: &AtomicUsize) -> Option<usize> {
         let has_room = counted.load(Ordering::Acquire) < 1;
         has_room.then(|| counted.fetch_add(1, Ordering::AcqRel))
     }
     loom::model(|| {
-        let counted = Arc::new(sync::AtomicUsize::new(0));
+        let counted = Arc::new(AtomicUsize::new(0));
         let other = Arc::clone(&counted);
         let other = thread::spawn(move || enter(&other));
         let both = [enter(&counted), other.join().expect("it does not panic")];

@@ -46,13 +46,13 @@ impl Writer {
         self.note(Given(name));
     }
 
-    /// The writer's task: until it is closed, or until it has stored so many rows.
-    fn write(&self, mut rows: usize) {
+    /// The writer's task: until it is closed, or until it has stored so many rows and changes.
+    fn write(&self, mut count: usize) {
         block_on(async {
-            while rows > 0
+            while count > 0
                 && let Some((batch, askers)) = self.handover.next().await
             {
-                rows -= batch.rows.len();
+                count -= batch.rows.len() + batch.reschedules.len();
                 self.store(&batch.rows);
                 for change in batch.reschedules {
                     self.note(Rescheduled((change.stream.as_u128(), change.version)));
@@ -133,11 +133,11 @@ fn a_row_given_while_the_writer_looks_empty_handed_is_not_forgotten() {
 
 #[test]
 fn a_change_of_what_is_owed_is_not_forgotten_either() {
-    explore("a change is given, then it is closed", || {
+    explore("a row waits, a change is given, the writer waits for both", || {
         let writer = Arc::new(Writer::default());
-        let task = beside(&writer, |writer| writer.write(usize::MAX));
+        writer.give((2, 1));
+        let task = beside(&writer, |writer| writer.write(2));
         writer.handover.reschedule(Reschedule { stream: Uuid::from_u128(1), version: 3, owed: None });
-        writer.handover.close();
         task.join().expect("it does not panic");
         assert_eq!(writer.count(Rescheduled((1, 3))), 1);
         assert_eq!(writer.handover.backlog(), 0);
