@@ -21,4 +21,4 @@ pub mod handover;
 #[path = "../../../persistence/src/writer/queue.rs"]
 pub mod queue;
 
-pub use souk_persistence::journal;
+pub use souk_persistence::{chance, journal};

@@ -74,6 +74,21 @@ fn a_permit_may_be_given_back_while_others_want_in() {
 }
 
 #[test]
+fn what_returns_inside_keeps_its_place_from_others() {
+    explore("one returns, and leaves with its first permit, while another wants in", || {
+        let gate = Gate::new(1);
+        let permit = gate.enter().expect("an empty gate lets in");
+        let other = guest(&gate);
+        let returned = gate.return_inside();
+        drop(permit);
+        assert!(other.join().expect("it does not panic").is_none(), "the place was never free");
+        assert_eq!(gate.inside(), 1);
+        drop(returned);
+        assert_eq!(gate.inside(), 0, "everybody has left");
+    });
+}
+
+#[test]
 #[should_panic(expected = "more are inside than may be")]
 fn a_gate_that_looks_before_it_counts_is_found_out() {
     /// Answers how many were inside before.
