@@ -421,7 +421,8 @@ impl Order {
     /// Turns round at `step`. A loaded order undoes every step, whatever is written: the incarnation that
     /// accepted it may have gone further, or may yet, and only the mark of an undo stops it.
     fn unwinding(&self, step: usize, cause: Cause) -> Event {
-        Event::Unwinding { step: if self.is_reloaded { STEPS.len() - 1 } else { step }, cause }
+        let undoes_all = self.is_reloaded && !mutant::is(Mutant::ReloadedUndoesLess);
+        Event::Unwinding { step: if undoes_all { STEPS.len() - 1 } else { step }, cause }
     }
 
     fn note(&mut self, at: Timestamp, step: StepName, status: StepStatus, detail: Option<String>) {

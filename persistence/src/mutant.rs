@@ -25,6 +25,8 @@ pub enum Mutant {
     ResentUnderNewId,
     /// What is already so is refused once its deadline has passed.
     LateRepeatRefused,
+    /// A loaded order undoes only what its rows know of.
+    ReloadedUndoesLess,
     /// A voided payment does not look a second time.
     LooksOnce,
     /// Each attempt to refund has a name of its own at the provider.
@@ -33,7 +35,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NoMark,
         Self::SilenceIsRefusal,
         Self::UndoTooEarly,
@@ -44,6 +46,7 @@ impl Mutant {
         Self::SweepOff,
         Self::ResentUnderNewId,
         Self::LateRepeatRefused,
+        Self::ReloadedUndoesLess,
         Self::LooksOnce,
         Self::RefundsUnderNewName,
     ];

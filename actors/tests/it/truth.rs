@@ -71,8 +71,10 @@ pub async fn ends(stage: &Stage, cast: &Cast) -> Result<BTreeMap<Id<Order>, End>
                         }
                     }
                     End::NeedsPerson => {
-                        for item in &view.items {
-                            *kept.entry(item.product).or_default() += i64::from(item.quantity);
+                        let items = view.items.iter().map(|item| (item.product, item.quantity));
+                        let lines = view.lines.iter().map(|line| (line.product, line.quantity));
+                        for (product, quantity) in items.chain(lines) {
+                            *kept.entry(product).or_default() += i64::from(quantity);
                         }
                     }
                     End::Never | End::Undone(_) => {}
