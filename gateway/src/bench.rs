@@ -33,6 +33,7 @@ pub mod stage;
 
 pub mod audit;
 pub mod growth;
+pub mod overload;
 
 pub mod comparison;
 pub mod report;
@@ -47,7 +48,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use souk_actors::Clock;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::options::{GROWTH, Options};
+use self::options::{GROWTH, OVERLOAD, Options};
 use self::progress::note;
 use self::report::{Conditions, Measured, Report};
 use self::scenario::{DEFAULT, Scenario, Spread, named};
@@ -90,6 +91,8 @@ enum Plan {
     Scenarios(Vec<Scenario>),
     /// By itself: others would be measured in a shop that is full, or it in one that is not empty.
     Growth,
+    /// By itself: others would be measured beside what it leaves to be done.
+    Overload,
 }
 
 impl Plan {
@@ -98,6 +101,10 @@ impl Plan {
         if asked.contains(&GROWTH) {
             ensure!(asked == [GROWTH], "growth is measured by itself");
             return Ok(Self::Growth);
+        }
+        if asked.contains(&OVERLOAD) {
+            ensure!(asked == [OVERLOAD], "overload is measured by itself");
+            return Ok(Self::Overload);
         }
         let mut scenarios = Vec::new();
         for name in if asked.is_empty() { &DEFAULT[..] } else { &asked } {
@@ -112,7 +119,7 @@ impl Plan {
     fn needs_uniform(&self) -> bool {
         match self {
             Self::Scenarios(all) => all.iter().any(|scenario| scenario.spread == Spread::Uniform),
-            Self::Growth => true,
+            Self::Growth | Self::Overload => true,
         }
     }
 }
@@ -148,11 +155,12 @@ async fn act(shop: &mut Shop, plan: &Plan, options: &Options) -> Result<Report> 
     report.warmed_up = first.outcomes.completed;
     match plan {
         Plan::Growth => report.growth = Some(growth::grow(&mut stage, options.fill).await?),
+        Plan::Overload => report.overload = Some(overload::storm(&mut stage).await?),
         Plan::Scenarios(scenarios) => run_all(&mut stage, scenarios, options, &mut report).await?,
     }
-    if let Some(server) = shop.server() {
+    if let (Some(server), Some(data)) = (shop.server(), shop.folder()) {
         note("auditing");
-        report.audit = Some(audit::audit(server, &shop.stocked(), before, &stage.told).await?);
+        report.audit = Some(audit::audit(server, data, before, &stage.told).await?);
     }
     Ok(report)
 }
@@ -237,12 +245,13 @@ mod tests {
         let names = |names: &[&str]| match Plan::of(&options(names)) {
             Ok(Plan::Scenarios(all)) => all.into_iter().map(|scenario| scenario.name).collect(),
             Ok(Plan::Growth) => vec![GROWTH.to_owned()],
+            Ok(Plan::Overload) => vec![OVERLOAD.to_owned()],
             Err(_) => Vec::new(),
         };
         let table = ["burst", "uniform-1", "uniform-32", "uniform-256", "hot-256", "burst-uniform"];
         assert_eq!(names(&["burst", "table"]), table);
         assert!(names(&[]).len() > table.len());
-        assert_eq!(names(&["growth"]), ["growth"]);
+        assert_eq!([names(&["growth"]), names(&["overload"])], [["growth"], ["overload"]]);
         assert!(names(&["growth", "burst"]).is_empty() && names(&["burts"]).is_empty());
     }
 }

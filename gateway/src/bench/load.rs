@@ -150,6 +150,7 @@ struct Shopper {
 
 impl Shopper {
     async fn buy(&mut self, tally: &Tally, began: Instant) -> Outcome {
+        let sent = Instant::now();
         let outcome = match self.connection.exchange(self.buyer.build()).await {
             Ok(answer) => {
                 let outcome = request::outcome(&answer);
@@ -162,6 +163,9 @@ impl Shopper {
             Err(_) => Outcome::Broken,
         };
         tally.note(outcome, began);
+        if matches!(outcome, Outcome::Refused | Outcome::Unavailable) {
+            tally.note_refusal(sent.elapsed());
+        }
         outcome
     }
 

@@ -19,6 +19,7 @@ Scenarios:
   keyed           uniform-256, each purchase with an Idempotency-Key of its own
   reads           uniform-32, and 32 connections that read products and purchases beside
   open            arrivals at a fixed --rate; latency is counted from when each was meant to begin
+  overload        ten times more than uniform-256 has just shown that can be done, and uniform-256 after it
   growth          uniform-256 in an empty shop, without keys and with; the same once --fill are on disk
 
 Examples:
@@ -63,8 +64,10 @@ pub struct Options {
     pub against: Option<PathBuf>,
 }
 
-/// The scenario that is measured by itself.
+/// Scenarios that are measured by themselves.
 pub const GROWTH: &str = "growth";
+/// Likewise.
+pub const OVERLOAD: &str = "overload";
 /// The least that a load is measured.
 const SECONDS_MIN: f64 = 0.5;
 const SECONDS_MAX: f64 = 3_600.0;
@@ -84,7 +87,7 @@ impl Options {
 }
 
 fn known(name: &str) -> Result<String, UnknownScenario> {
-    if name != GROWTH {
+    if ![GROWTH, OVERLOAD].contains(&name) {
         named(name, 1)?;
     }
     Ok(name.to_owned())

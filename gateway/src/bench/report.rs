@@ -27,6 +27,8 @@ pub struct Report {
     pub scenarios: Vec<Measured>,
     /// From an empty shop to a full one, if it was asked for.
     pub growth: Option<Growth>,
+    /// In a storm and after it, if it was asked for.
+    pub overload: Option<Overload>,
     /// Whether stock, orders and money add up afterwards; none: the databases cannot be seen.
     pub audit: Option<Audit>,
     /// What was left out, and why.
@@ -81,6 +83,8 @@ pub struct Run {
     pub outcomes: Outcomes,
     /// Of those that ended well.
     pub latency: Percentiles,
+    /// Of those that were answered "not now", from when they were sent.
+    pub refusals: Percentiles,
     /// Beside it.
     pub reads: Vec<Reads>,
     /// Of one purchase; where there were reads, of one request.
@@ -128,6 +132,19 @@ pub struct Growth {
     pub bytes_per_purchase: [f64; 2],
 }
 
+/// Ten times more than can be done, and what goes before and after it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Overload {
+    /// In the storm; fewer are sent where the client cannot do more.
+    pub asked_per_second: u32,
+    /// 256 that wait for the end of each purchase.
+    pub before: Run,
+    /// Nobody waits: purchases are accepted or refused.
+    pub during: Run,
+    /// As before.
+    pub after: Run,
+}
+
 impl Measured {
     /// Not run yet.
     pub fn begin(scenario: &Scenario) -> Self {
@@ -139,8 +156,16 @@ impl Measured {
 impl Report {
     /// Nothing measured yet.
     pub fn new(conditions: Conditions) -> Self {
-        let (scenarios, left_out) = (Vec::new(), Vec::new());
-        Self { format: FORMAT, conditions, warmed_up: 0, scenarios, growth: None, audit: None, left_out }
+        Self {
+            format: FORMAT,
+            conditions,
+            warmed_up: 0,
+            scenarios: Vec::new(),
+            growth: None,
+            overload: None,
+            audit: None,
+            left_out: Vec::new(),
+        }
     }
 
     /// Reads a report that was written earlier.

@@ -25,18 +25,19 @@ struct Template {
 }
 
 impl Template {
-    fn new(target: &Target, is_keyed: bool, token: Option<&str>) -> Self {
+    fn new(target: &Target, scenario: &Scenario, token: Option<&str>) -> Self {
         let blank = Uuid::nil();
         let [one, two] = QUANTITIES;
         let token = token.map(|token| format!(r#","token":"{token}""#)).unwrap_or_default();
         let body = format!(
             r#"{{"order_items":[{{"product_id":"{blank}","quantity":{one}}},{{"product_id":"{blank}","quantity":{two}}}],"payment":{{"currency_code":"VND"{token}}}}}"#
         );
-        let key = if is_keyed { format!("idempotency-key: {blank}\r\n") } else { String::new() };
+        let key = if scenario.is_keyed { format!("idempotency-key: {blank}\r\n") } else { String::new() };
+        let prefer = if scenario.is_patient { "prefer: wait=30\r\n" } else { "" };
         let head = head(target, "POST", "/purchases");
         let length = body.len();
         let text = format!(
-            "{head}{key}prefer: wait=30\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            "{head}{key}{prefer}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
         );
         let places: Vec<_> = text.match_indices(&blank.to_string()).map(|(place, _)| place).collect();
         let (key, products) = match places[..] {
@@ -65,14 +66,14 @@ pub struct Buyer {
 impl Buyer {
     /// A buyer of the scenario. Buyers of different `seed`s buy different things.
     pub fn new(target: &Target, scenario: &Scenario, seed: u64) -> Self {
-        let Scenario { spread, declined_percent, is_keyed, .. } = *scenario;
+        let Scenario { spread, declined_percent, .. } = *scenario;
         let products = match spread {
             Spread::Uniform => &target.uniform,
             Spread::Hot => &target.hot,
         };
         Self {
-            good: Template::new(target, is_keyed, None),
-            declined: Template::new(target, is_keyed, Some("tok_declined")),
+            good: Template::new(target, scenario, None),
+            declined: Template::new(target, scenario, Some("tok_declined")),
             declined_percent,
             products: std::sync::Arc::clone(products),
             random: StdRng::seed_from_u64(seed),

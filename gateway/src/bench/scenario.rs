@@ -15,6 +15,8 @@ pub struct Scenario {
     pub declined_percent: u32,
     /// Each purchase has an `Idempotency-Key` of its own.
     pub is_keyed: bool,
+    /// The end of each purchase is waited for; otherwise it is only accepted.
+    pub is_patient: bool,
     /// So many read products beside, and as many read purchases.
     pub readers: usize,
 }
@@ -54,7 +56,7 @@ pub enum Spread {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "there is no scenario {0:?}: it is one of burst, burst-uniform, uniform-N, hot-N (N connections, 1 to \
-     4000), declined, keyed, reads, open, growth, or table for those that have a target"
+     4000), declined, keyed, reads, open, growth, overload, or table for those that have a target"
 )]
 pub struct UnknownScenario(String);
 
@@ -77,6 +79,7 @@ pub fn named(name: &str, rate: u32) -> Result<Vec<Scenario>, UnknownScenario> {
         spread,
         declined_percent: 0,
         is_keyed: false,
+        is_patient: true,
         readers: 0,
     };
     let closed = |connections, spread| plain(Load::Closed { connections }, spread);
@@ -113,7 +116,7 @@ impl Scenario {
 
     /// Hand-written SQL does this too.
     pub fn has_baseline(&self) -> bool {
-        let is_plain = self.declined_percent == 0 && !self.is_keyed && self.readers == 0;
+        let is_plain = self.declined_percent == 0 && !self.is_keyed && self.is_patient && self.readers == 0;
         is_plain
             && match self.load {
                 Load::AtOnce { .. } | Load::Closed { .. } => true,

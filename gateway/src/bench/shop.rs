@@ -1,16 +1,14 @@
 //! The Souk under test: one that the bench starts itself, or one that runs already.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use tokio::process::Command;
-use uuid::Uuid;
 
 use super::database::Server;
 use super::meter::Meter;
 use super::program::Program;
-use super::target::{STOCK, Target};
+use super::target::Target;
 
 /// Tokens of the bench outlive it.
 const TOKEN_TTL_S: &str = "86400";
@@ -103,12 +101,6 @@ impl Shop {
         };
         let node = self.own.as_ref().map(|own| own.program.pid());
         Ok(Meter { node, postgres, souk: Some(self.target.clone()) })
-    }
-
-    /// What each product of the bench had at first.
-    pub fn stocked(&self) -> HashMap<Uuid, i64> {
-        let products = self.target.uniform.iter().chain(self.target.hot.iter());
-        products.map(|product| (*product, STOCK)).collect()
     }
 
     /// Stops it, if it is the bench's own.

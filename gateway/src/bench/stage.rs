@@ -134,6 +134,7 @@ async fn measure(target: &Target, meter: &mut Meter, scenario: &Scenario, pace: 
         per_second: bought.within as f64 / loaded.seconds.max(1e-9),
         outcomes: bought.outcomes,
         latency: bought.latencies.percentiles(),
+        refusals: bought.refusals.percentiles(),
         reads,
         cost: meter.cost(requests, [before, ended, settled], [&earlier, &later]),
     })

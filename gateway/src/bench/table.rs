@@ -1,7 +1,7 @@
 //! The report, for people.
 
 use super::meter::Cost;
-use super::report::{Conditions, Growth, Measured, Report, Run, Spread, median, spread};
+use super::report::{Conditions, Growth, Measured, Overload, Report, Run, Spread, median, spread};
 use super::scenario::{Goal, Scenario, named};
 use super::tally::Outcomes;
 use super::text::{columns, or_dash, short, whole};
@@ -15,6 +15,7 @@ pub fn show(report: &Report) -> String {
         parts.extend(reads(&report.scenarios));
     }
     parts.extend(report.growth.as_ref().map(growth));
+    parts.extend(report.overload.as_ref().map(overload));
     parts.extend(troubles(report));
     parts.push(audit(report));
     parts.join("\n")
@@ -259,6 +260,41 @@ fn growth(growth: &Growth) -> String {
         )
 }
 
+fn overload(overload: &Overload) -> String {
+    let mut rows = vec![head(&[
+        "overload", "a second", "p50 ms", "p99 ms", "refused", "p50 ms", "p99 ms", "max ms", "node MB",
+    ])];
+    let parts = [("before", &overload.before), ("during", &overload.during), ("after", &overload.after)];
+    for (part, run) in parts {
+        let refused = run.outcomes.refused + run.outcomes.unavailable;
+        let (done, latency) = match part {
+            // Nobody waits for the end: what is counted is what was accepted.
+            "during" => (run.outcomes.unfinished as f64 / run.seconds.max(1e-9), None),
+            _ => (run.per_second, Some(run.latency)),
+        };
+        let refusals = Some(run.refusals).filter(|_| refused > 0);
+        rows.push(vec![
+            part.to_owned(),
+            whole(done),
+            or_dash(latency.map(|latency| short(latency.p50_ms))),
+            or_dash(latency.map(|latency| short(latency.p99_ms))),
+            whole(refused as f64),
+            or_dash(refusals.map(|refusals| short(refusals.p50_ms))),
+            or_dash(refusals.map(|refusals| short(refusals.p99_ms))),
+            or_dash(refusals.map(|refusals| short(refusals.max_ms))),
+            or_dash(run.cost.node_bytes.map(|bytes| whole(bytes as f64 / 1e6))),
+        ]);
+    }
+    let sent = overload.during.outcomes.answered() as f64 / overload.during.seconds.max(1e-9);
+    columns(&rows)
+        + &format!(
+            "{} arrivals/s were due, {} were sent; {} purchases were accepted meanwhile.\n",
+            whole(f64::from(overload.asked_per_second)),
+            whole(sent),
+            whole(overload.during.outcomes.unfinished as f64),
+        )
+}
+
 /// Of the processor, everybody together.
 fn in_all(cost: &Cost) -> Option<f64> {
     Some(cost.client_us + cost.node_us? + cost.postgres_us?)
@@ -290,15 +326,18 @@ fn audit(report: &Report) -> String {
     let Some(audit) = &report.audit else {
         return "not audited: the databases of a Souk that runs already are not seen\n".to_owned();
     };
+    let rows: Vec<_> = audit
+        .laws
+        .iter()
+        .map(|(law, rows)| format!("{} ({} rows)", law.name(), whole(*rows as f64)))
+        .collect();
     let mut text = format!(
-        "audited: {} orders completed and {} not, {} payments, {} units, {} in money: {}\n",
+        "audited: {} orders completed and {} not; {}: {}\n",
         whole(audit.completed as f64),
         whole(audit.not_completed as f64),
-        whole(audit.captured as f64),
-        whole(audit.units as f64),
-        whole(audit.amount as f64),
+        rows.join(", "),
         match audit.violations.len() {
-            0 => "everything adds up".to_owned(),
+            0 => "every law holds".to_owned(),
             count => format!("{count} violations"),
         }
     );

@@ -154,6 +154,8 @@ pub struct Counted {
     pub within: u64,
     /// Of those that ended well and began within the window.
     pub latencies: Latencies,
+    /// Of those that were answered "not now", from when they were sent.
+    pub refusals: Latencies,
     /// The newest purchases.
     pub recent: Vec<Uuid>,
     /// When the first one began.
@@ -191,6 +193,11 @@ impl Tally {
         }
         drop(counted);
         self.seen.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request was answered "not now" so long after it was sent.
+    pub fn note_refusal(&self, took: Duration) {
+        self.lock().refusals.record(took);
     }
 
     /// One that was due and not sent.

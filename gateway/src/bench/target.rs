@@ -14,7 +14,7 @@ use super::wire::Connection;
 /// What a uniform load chooses from.
 pub const UNIFORM: usize = 1_000;
 /// Of each product: more than any load buys.
-pub const STOCK: i64 = 1_000_000_000_000;
+const STOCK: i64 = 1_000_000_000_000;
 /// Of one, in VND.
 pub const PRICE: i64 = 125;
 /// Fewer than Souk has readers: each product's category is read.
