@@ -227,7 +227,7 @@ pub trait Journal: Send + Sync + fmt::Debug + 'static {
 
     /// A page of all rows, in order of stream and version: behind `after`, up to and with the stream
     /// `until`. Rows may be newer than the guards that an earlier scan has read.
-    fn history(
+    fn scan_rows(
         &self,
         after: Option<(Uuid, i32)>,
         until: Uuid,

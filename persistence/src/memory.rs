@@ -362,7 +362,7 @@ impl Journal for MemoryJournal {
         async move { page }.boxed()
     }
 
-    fn history(
+    fn scan_rows(
         &self,
         after: Option<(Uuid, i32)>,
         until: Uuid,

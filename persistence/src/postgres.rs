@@ -255,7 +255,7 @@ impl Journal for PostgresJournal {
         .boxed()
     }
 
-    fn history(
+    fn scan_rows(
         &self,
         after: Option<(Uuid, i32)>,
         until: Uuid,

@@ -144,7 +144,7 @@ impl Replaying {
             },
             Self::Order(replay, outcomes) => match replay.end(found, is_settled) {
                 Some(Replayed { view: Some(view), entity }) => {
-                    Told::Order(OrderTold { view, owed: entity.owed, outcomes })
+                    Told::Order(OrderTold { view, owner: entity.owner, owed: entity.owed, outcomes })
                 }
                 Some(Replayed { view: None, .. }) => no_view(stream, found),
                 None => Told::Unreadable,

@@ -72,6 +72,7 @@ impl Outcomes {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct OrderTold {
     pub view: order::View,
+    pub owner: Option<Uuid>,
     pub owed: Option<Timestamp>,
     pub outcomes: Outcomes,
 }
@@ -146,7 +147,7 @@ impl Purchase<'_> {
 
     fn ends(&self, moment: Moment) -> Result<(), String> {
         let is_due = |owed: Option<Timestamp>, now| owed.filter(|owed| *owed <= now);
-        if let Some(OrderTold { view, owed, outcomes }) = self.order.known() {
+        if let Some(OrderTold { view, owed, outcomes, .. }) = self.order.known() {
             if let Some(attention) = &view.attention {
                 return Err(format!("needs a person since {}: {}", attention.since, attention.detail));
             }
@@ -263,8 +264,8 @@ impl Purchase<'_> {
     }
 
     fn is_one_story(&self, stock: &Stock) -> Result<(), String> {
-        let (order, payment) = match (self.order.known(), self.payment.known()) {
-            (Some(order), payment) => (&order.view, payment.map(|payment| &payment.view)),
+        let (order, owner, payment) = match (self.order.known(), self.payment.known()) {
+            (Some(order), payment) => (&order.view, order.owner, payment.map(|payment| &payment.view)),
             (None, Some(_)) => return Err("is paid, and there is no such order".to_owned()),
             (None, None) => return Ok(()),
         };
@@ -284,7 +285,7 @@ impl Purchase<'_> {
             return Err(format!("is {:?}, and its payment {paid:?}", order.status));
         }
         if let Some(payment) = payment
-            && (payment.customer_id, payment.currency_code) != (order.customer_id, order.currency_code)
+            && (Some(payment.customer_id.uuid()), payment.currency_code) != (owner, order.currency_code)
         {
             return Err(format!("is paid by {} in {}", payment.customer_id, payment.currency_code));
         }

@@ -71,7 +71,7 @@ impl<'a> Walk<'a> {
     }
 
     async fn read_rows(&mut self) -> Result<(), JournalError> {
-        let page = self.journal.history(self.rows_behind, self.until, PAGE as i64).await?;
+        let page = self.journal.scan_rows(self.rows_behind, self.until, PAGE as i64).await?;
         self.are_rows_read = page.len() < PAGE;
         self.rows_behind = page.last().map(|row| (row.stream, row.row.version)).or(self.rows_behind);
         self.rows = page.into();

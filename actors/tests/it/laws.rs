@@ -212,7 +212,7 @@ async fn row<A: Aggregate>(journal: &MemoryJournal, stream: Uuid, events: Vec<A:
     let entity: Option<Scanned> =
         journal.scan(None, 1_000).await.expect("reads").into_iter().find(|entity| entity.stream == stream);
     let mut state = A::default();
-    let rows = journal.history(None, Uuid::max(), 10_000).await.expect("reads");
+    let rows = journal.scan_rows(None, Uuid::max(), 10_000).await.expect("reads");
     for row in rows.iter().filter(|row| row.stream == stream) {
         let events: Vec<(i64, A::Event)> = serde_json::from_str(&row.row.events).expect("events");
         for (offset, event) in events {
@@ -354,7 +354,7 @@ async fn a_completed_purchase_whose_payment_was_taken_back_is_seen() {
 
 impl Sold {
     async fn bill(&self, id: Uuid) -> payment::Bill {
-        let rows = self.payment.history(None, Uuid::max(), 1_000).await.expect("reads");
+        let rows = self.payment.scan_rows(None, Uuid::max(), 1_000).await.expect("reads");
         let row = rows.into_iter().find(|row| row.stream == id).expect("a row");
         let events: Vec<(i64, payment::Event)> = serde_json::from_str(&row.row.events).expect("events");
         match events.into_iter().next() {

@@ -270,17 +270,17 @@ async fn everything_is_scanned_in_order_of_stream(journal: &Shared, base: u128) 
 
     let rows = async |after: (u128, i32), until, limit| {
         let after = Some((stream(base + after.0), after.1));
-        let page = journal.history(after, stream(base + until), limit).await.expect("reads");
+        let page = journal.scan_rows(after, stream(base + until), limit).await.expect("reads");
         page.iter().map(|row| (row.stream.as_u128() - base, row.row.version)).collect::<Vec<_>>()
     };
     assert_eq!(rows((0, 0), 3, 10).await, [(1, 1), (2, 1), (2, 2), (3, 1)]);
     assert_eq!(rows((0, 0), 2, 2).await, [(1, 1), (2, 1)]);
     assert_eq!(rows((2, 1), 2, 2).await, [(2, 2)]);
     assert_eq!(rows((2, 2), 2, 2).await, []);
-    let page = journal.history(Some((stream(base + 2), 1)), stream(base + 2), 1).await.expect("reads");
+    let page = journal.scan_rows(Some((stream(base + 2), 1)), stream(base + 2), 1).await.expect("reads");
     let row = StoredRow { version: 2, at: newest.at, events: newest.events };
     assert_eq!(page, [ScannedRow { stream: newest.stream, kind: 6, row }]);
-    assert_eq!(journal.history(None, Uuid::max(), 1).await.expect("reads").len(), 1);
+    assert_eq!(journal.scan_rows(None, Uuid::max(), 1).await.expect("reads").len(), 1);
 }
 
 #[tokio::test]

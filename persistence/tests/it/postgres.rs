@@ -89,7 +89,7 @@ async fn a_network_that_drops_everything_delays_commits_and_loads_and_loses_none
 async fn commits_and_scans_go_by_key_even_if_they_were_planned_on_an_empty_table(postgres: &Postgres) {
     let journal = postgres.beside("order_db", "planned");
     assert_eq!(journal.scan(None, 50).await.expect("scans"), []);
-    assert_eq!(journal.history(None, Uuid::max(), 50).await.expect("reads"), []);
+    assert_eq!(journal.scan_rows(None, Uuid::max(), 50).await.expect("reads"), []);
     for version in 1..=3 {
         let hears: Vec<_> = (0..300).map(|number| give(&journal, row(number, version))).collect();
         for hears in hears {
@@ -104,7 +104,7 @@ async fn commits_and_scans_go_by_key_even_if_they_were_planned_on_an_empty_table
     }
     for page in 1..=18 {
         let after = rows.last().map(|row: &ScannedRow| (row.stream, row.row.version));
-        rows.extend(journal.history(after, Uuid::max(), 50).await.expect("reads"));
+        rows.extend(journal.scan_rows(after, Uuid::max(), 50).await.expect("reads"));
         assert_eq!(rows.len(), page * 50);
     }
     // A connection tells what it has read when it ends.

@@ -164,15 +164,15 @@ impl Damaged<'_> {
         database: &str,
         stream: Uuid,
         event: Value,
-        change: impl FnOnce(&str, &mut Value),
+        change: impl FnOnce((&str, i64), &mut Value),
     ) -> Result<()> {
         let mut connection = PgConnection::connect(&self.0.database(database)?).await?;
-        let read =
-            "select view::text, to_char(updated_at at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')
+        let read = "select view::text, (extract(epoch from updated_at) * 1000000)::bigint,
+                           to_char(updated_at at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')
                     from entity where stream = $1";
         let row = sqlx::query(read).bind(stream).fetch_one(&mut connection).await?;
         let mut view = serde_json::from_str(row.try_get(0)?)?;
-        change(row.try_get(1)?, &mut view);
+        change((row.try_get(2)?, row.try_get(1)?), &mut view);
         let write = "with e as (update entity set version = version + 1, view = $3::json where stream = $1
                                 returning stream, version, kind, slot, updated_at)
                      insert into journal (stream, version, kind, slot, at, events)
@@ -205,17 +205,16 @@ async fn a_violation_of_each_law_is_seen_as_that_laws_and_no_others() -> Result<
             "every_purchase_ends" => {
                 // Whatever is at work, a purchase that waits for a person has not ended.
                 let event = json!({"AttentionNeeded": {"step": 1, "detail": "no"}});
-                let needs = |at: &str, view: &mut Value| {
-                    let step = json!({"step": "CREATE_PAYMENT", "status": "ROLLBACK_FAILED", "created_at": at,
-                        "detail": "no"});
+                let needs = |(at, micros): (&str, i64), view: &mut Value| {
+                    let step = json!(["CREATE_PAYMENT", "ROLLBACK_FAILED", micros, "no"]);
                     view["steps"].as_array_mut().expect("steps").push(step);
                     view["attention"] = json!({"step": "CREATE_PAYMENT", "since": at, "detail": "no"});
                 };
                 damaged.append("order_db", declined, event, needs).await?;
             }
             "one_outcome" => {
-                let completed_again = |at: &str, view: &mut Value| {
-                    let step = json!({"step": "CREATE_PAYMENT", "status": "SUCCESS", "created_at": at});
+                let completed_again = |(_, micros): (&str, i64), view: &mut Value| {
+                    let step = json!(["CREATE_PAYMENT", "SUCCESS", micros]);
                     view["steps"].as_array_mut().expect("steps").push(step);
                 };
                 damaged.append("order_db", bought[2], json!("Completed"), completed_again).await?;
@@ -223,7 +222,7 @@ async fn a_violation_of_each_law_is_seen_as_that_laws_and_no_others() -> Result<
             "stock_conserved" => {
                 let hold = json!({"quantity": 3, "price": 125});
                 let event = json!({"Reserved": {"purchase": Uuid::from_u128(7), "hold": hold}});
-                let held = |_: &str, view: &mut Value| {
+                let held = |_: (&str, i64), view: &mut Value| {
                     view["inventory"] = json!(view["inventory"].as_i64().expect("a number") - 3);
                     view["held"] = json!(3);
                 };
