@@ -121,7 +121,7 @@ impl MemoryJournal {
     }
 
     /// Every row that is stored, in the order in which they were taken.
-    pub fn history(&self) -> Vec<(Uuid, StoredRow)> {
+    pub fn chronicle(&self) -> Vec<(Uuid, StoredRow)> {
         let stored = self.lock();
         let rows = stored.taken.iter().filter_map(|key| Some((key.0, stored.journal.get(key)?.1.clone())));
         rows.collect()

@@ -209,8 +209,8 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Plays a case: what befell, or what is broken.
-pub fn try_case(case: Case) -> Result<Counts, String> {
+/// Plays a case: what befell and how many rows each law was judged by, or what is broken.
+pub fn try_case(case: Case) -> Result<(Counts, Counts), String> {
     play(0, run(case)).map_err(|broken| format!("{case:?}: {broken}"))
 }
 
@@ -218,13 +218,16 @@ pub fn try_case(case: Case) -> Result<Counts, String> {
 fn every_step_and_every_undo_survives_whatever_befalls_it() {
     let started = Instant::now();
     let cases = cases();
-    let mut faults = Counts::default();
+    let (mut faults, mut rows) = (Counts::default(), Counts::default());
     let mut classes: BTreeMap<&'static str, usize> = BTreeMap::new();
     let mut broken = Vec::new();
     for case in &cases {
         *classes.entry(case.fault.class()).or_default() += 1;
         match try_case(*case) {
-            Ok(counts) => faults.merge(&counts),
+            Ok((befell, judged)) => {
+                faults.merge(&befell);
+                rows.merge(&judged);
+            }
             Err(error) => broken.push(error),
         }
     }
@@ -232,7 +235,7 @@ fn every_step_and_every_undo_survives_whatever_befalls_it() {
     // Past the capture of the test harness: the size is part of what is shown.
     let _ = writeln!(
         std::io::stderr(),
-        "matrix: {} cases ({}), {} faults, {:.1} s",
+        "matrix: {} cases ({}), {} faults, {:.1} s\nmatrix: no law is broken; rows that each saw: {rows}",
         cases.len(),
         classes.join(", "),
         faults.total(),

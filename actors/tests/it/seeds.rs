@@ -27,6 +27,8 @@ pub struct Played {
     pub purchases: u64,
     pub faults: Counts,
     pub ends: Counts,
+    /// How many rows each law was judged by.
+    pub rows: Counts,
 }
 
 /// Plays a seed: what came of it and its trace, or what is broken.
@@ -67,6 +69,7 @@ impl Played {
         self.purchases += other.purchases;
         self.faults.merge(&other.faults);
         self.ends.merge(&other.ends);
+        self.rows.merge(&other.rows);
     }
 }
 
@@ -87,10 +90,11 @@ fn whatever_befalls_every_purchase_ends_and_everybody_tells_one_story() {
         panic!("{broken}\nplay it again: SOUK_SEED={seed} cargo test -p souk-actors --test it seeds")
     });
     let took = started.elapsed();
-    let Played { seeds, purchases, faults, ends } = played;
+    let Played { seeds, purchases, faults, ends, rows } = played;
     let _ = writeln!(
         std::io::stderr(),
-        "seeds: {seeds} seeds, {purchases} purchases ({ends}), {} faults ({faults}), {:.1} s",
+        "seeds: {seeds} seeds, {purchases} purchases ({ends}), {} faults ({faults}), {:.1} s\n\
+         seeds: no law is broken; rows that each saw: {rows}",
         faults.total(),
         took.as_secs_f64(),
     );

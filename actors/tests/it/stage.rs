@@ -12,7 +12,7 @@ use souk_actors::category::Category;
 use souk_actors::directory::{AskError, Housed};
 use souk_actors::order::{self, Item, Order, Place};
 use souk_actors::product::{self, Facts, Product};
-use souk_actors::{Clock, Id, Journals, Pace, Shop, Slot, Timestamp, payment};
+use souk_actors::{Clock, Id, Journals, Pace, Shop, Slot, Timestamp};
 use souk_persistence::chance;
 use souk_persistence::journal::Journal;
 use souk_persistence::memory::MemoryJournal;
@@ -106,6 +106,12 @@ impl Stage {
         Arc::new(Node { shop, journals })
     }
 
+    /// The journals as the laws read them.
+    pub fn read(&self) -> Journals {
+        let [account, product, order, payment] = self.journals.clone();
+        Journals { account, product, order, payment }
+    }
+
     /// What readers see of an entity.
     pub async fn view<V: DeserializeOwned>(&self, kind: Kind, id: Uuid) -> Option<V> {
         let journal = match kind {
@@ -120,10 +126,6 @@ impl Stage {
 
     pub async fn order(&self, id: Id<Order>) -> Option<order::View> {
         self.view::<Option<order::View>>(Kind::Order, id.uuid()).await.flatten()
-    }
-
-    pub async fn payment(&self, id: Id<Order>) -> Option<payment::View> {
-        self.view::<Option<payment::View>>(Kind::Payment, id.uuid()).await.flatten()
     }
 
     pub async fn product(&self, id: Id<Product>) -> Option<product::View> {
@@ -187,7 +189,7 @@ impl Stage {
     pub fn trace(&self) -> u64 {
         let mut hash = DefaultHasher::new();
         for journal in &self.journals {
-            for (stream, row) in journal.history() {
+            for (stream, row) in journal.chronicle() {
                 (stream, row.version, row.at.micros(), row.events).hash(&mut hash);
             }
         }

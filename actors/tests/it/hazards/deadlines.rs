@@ -108,7 +108,7 @@ pub fn an_outage_of_five_minutes_leaves_nothing_undone_and_nobody_needed() {
         tokio::time::sleep(Duration::from_secs(300)).await;
         node.freeze(false);
         stage.settled(Duration::from_secs(300)).await.expect("it ends");
-        for (id, end) in ends(&stage, &cast).await.expect("all is well") {
+        for (id, end) in ends(&stage, &cast).await.expect("all is well").of {
             assert!(matches!(end, End::Completed | End::Undone(_)), "{id} ended as {end:?}");
         }
         assert!(node.shop.quarantined().is_empty());

@@ -149,7 +149,7 @@ pub fn a_row_of_a_paused_owner_that_commits_after_a_take_over_is_driven_by_the_s
 
 /// Rows of each journal, in the order in which they were taken.
 fn rows(stage: &Stage) -> Vec<usize> {
-    stage.journals.iter().map(|journal| journal.history().len()).collect()
+    stage.journals.iter().map(|journal| journal.chronicle().len()).collect()
 }
 
 #[test]

@@ -181,7 +181,7 @@ async fn run(point: Point) -> Result<(usize, Option<&'static str>), String> {
         promises: promises.map_err(told)?,
         has_forged: false,
     };
-    let end = ends(&stage, &cast).await.map_err(told)?.remove(&id).expect("the one order");
+    let end = ends(&stage, &cast).await.map_err(told)?[&id].clone();
     let is_fine = match scenario {
         Scenario::Plain => end == End::Completed,
         Scenario::Declined | Scenario::CapturedButDeclined => {

@@ -204,8 +204,8 @@ pub async fn buy(
     promises
 }
 
-/// Plays a case: what befell, or what is broken.
-pub async fn run(case: Case) -> Result<Counts, String> {
+/// Plays a case: what befell and how many rows each law was judged by, or what is broken.
+pub async fn run(case: Case) -> Result<(Counts, Counts), String> {
     let stage = Stage::set();
     let node = stage.open().await;
     let stock = if case.scenario == Scenario::OutOfStock { i64::from(QUANTITY) - 1 } else { STOCK };
@@ -257,7 +257,8 @@ pub async fn run(case: Case) -> Result<Counts, String> {
     }
     let has_forged = case.fault == Fault::Refused;
     let cast = Cast { products: products.into(), orders: vec![id], promises, has_forged };
-    let end = ends(&stage, &cast).await?.remove(&id).expect("the one order");
+    let judged = ends(&stage, &cast).await?;
+    let end = judged[&id].clone();
     expected(case, &cast, &end)?;
     let newest = open.lock().expect("no panic").last().cloned().expect("a node is open");
     if end != End::NeedsPerson {
@@ -273,7 +274,7 @@ pub async fn run(case: Case) -> Result<Counts, String> {
         }
     }
     stage.nobody_stays(&newest).await?;
-    Ok(told.counts.take())
+    Ok((told.counts.take(), judged.rows))
 }
 
 /// Whether it may end like this.

@@ -328,7 +328,9 @@ pub async fn storm(seed: u64) -> Result<(Played, u64), String> {
     *played.faults.0.entry("commit lost").or_default() -= unspent as u64;
     let told = |broken: String| format!("{broken}\nafter {}", played.faults);
     settled.map_err(told)?;
-    for end in ends(&stage, &cast).await.map_err(told)?.values() {
+    let judged = ends(&stage, &cast).await.map_err(told)?;
+    played.rows = judged.rows;
+    for end in judged.of.values() {
         match end {
             End::Never => played.ends.add("never accepted"),
             End::Completed => played.ends.add("completed"),
