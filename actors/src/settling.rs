@@ -1,8 +1,8 @@
 //! The collector: tells products which purchases are complete, many at once.
 //!
 //! A completed order hands its settling over and leaves memory. Once a second each product is told all of
-//! its settled holds in one command; when every product of an order has answered, what the order owes is
-//! cleared without a row. Nothing here is durable and nothing needs to be: what is dropped, or fails, is
+//! its settled holds in one command, not all products at the same moment: their rows would stall the writer.
+//! When every product of an order has answered, what the order owes is cleared without a row. Nothing here is durable and nothing needs to be: what is dropped, or fails, is
 //! still owed, and the sweep finds it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,6 +22,9 @@ const CLAIMS_MAX: usize = 1_000;
 /// The most products that are being told at once.
 const PRODUCTS_AT_ONCE: usize = 64;
 
+/// So many rounds go over all products.
+pub const PARTS: usize = 20;
+
 /// What is to be settled on this node.
 #[derive(Debug)]
 pub struct Collector {
@@ -32,8 +35,10 @@ pub struct Collector {
 #[derive(Debug, Default)]
 struct Pending {
     orders: HashMap<Id<Order>, Unsettled>,
-    /// In the order in which they are told, which a simulation must be able to repeat.
-    products: BTreeMap<Id<Product>, Vec<Claim>>,
+    /// By part, in the order in which they are told, which a simulation must be able to repeat.
+    products: [BTreeMap<Id<Product>, Vec<Claim>>; PARTS],
+    /// The part of the next round.
+    next: usize,
 }
 
 #[derive(Debug)]
@@ -56,7 +61,7 @@ impl Collector {
         }
         let products: HashSet<_> = products.collect();
         for product in &products {
-            pending.products.entry(*product).or_default().push(claim);
+            pending.products[part(*product)].entry(*product).or_default().push(claim);
         }
         pending.orders.insert(claim.purchase, Unsettled { version, products });
     }
@@ -76,9 +81,9 @@ impl Collector {
         self.len() == 0
     }
 
-    /// Tells every product what has been collected, and clears what its orders owe.
+    /// Tells the products of the next part what has been collected, and clears what their orders owe.
     pub async fn settle(&self, directory: &Directory, within: Duration) {
-        let collected = std::mem::take(&mut self.lock().products);
+        let collected = self.lock().take_part();
         let batches = collected.into_iter().flat_map(|(product, claims)| {
             let batches: Vec<_> =
                 claims.chunks(CLAIMS_MAX).map(|claims| (product, claims.to_vec())).collect();
@@ -121,6 +126,18 @@ impl Collector {
     }
 }
 
+impl Pending {
+    fn take_part(&mut self) -> BTreeMap<Id<Product>, Vec<Claim>> {
+        let part = self.next;
+        self.next = (part + 1) % PARTS;
+        std::mem::take(&mut self.products[part])
+    }
+}
+
+fn part(product: Id<Product>) -> usize {
+    (product.uuid().as_u128() % PARTS as u128) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +169,16 @@ mod tests {
         assert_eq!(collector.settled(product(1), &[claim(1)], false), vec![]);
         assert_eq!(collector.settled(product(2), &[claim(1)], true), vec![]);
         assert!(!collector.has(claim(1).purchase));
+    }
+
+    #[test]
+    fn each_product_is_told_in_one_round_of_many() {
+        let collector = Collector::new(10);
+        collector.take(claim(1), 3, [product(1), product(2)].into_iter());
+        let told = |_round| collector.lock().take_part().into_keys().collect::<Vec<_>>();
+        let rounds: Vec<_> = (0..PARTS).map(told).collect();
+        assert_eq!(rounds.iter().filter(|told| !told.is_empty()).count(), 2);
+        assert_eq!(rounds.concat(), [product(1), product(2)]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::concurrency::ConcurrencyLimit;
 use crate::directory::{Directory, Hosts};
 use crate::host::{AnyHost, Host, Limits, Quarantined};
-use crate::settling::Collector;
+use crate::settling::{Collector, PARTS};
 use crate::supervisor::{Periodic, Root, RootArguments};
 use crate::sweep::Sweep;
 use crate::world::{Performer, World};
@@ -45,7 +45,7 @@ pub struct Pace {
     pub ask: Duration,
     /// How long one call of the payment provider may take.
     pub provider_call: Duration,
-    /// How often settling is collected.
+    /// How often a product is told what is sold.
     pub settle_every: Duration,
     /// The most orders whose settling is collected at once.
     pub settle_max: usize,
@@ -232,7 +232,7 @@ fn periodic(
         async move { sweep.round(&directory, &collector, pace.sweep_every).await }.boxed()
     });
     let (told, collected) = (directory.clone(), Arc::clone(collector));
-    let settling = rounds("settle", pace.settle_every, move || {
+    let settling = rounds("settle", pace.settle_every / PARTS as u32, move || {
         let (directory, collector) = (told.clone(), Arc::clone(&collected));
         async move { collector.settle(&directory, pace.ask).await }.boxed()
     });

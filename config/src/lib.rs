@@ -161,7 +161,7 @@ pub struct Actors {
     pub ask_ms: u64,
     /// How long one call of the payment provider may take.
     pub provider_ms: u64,
-    /// How often products are told what is sold.
+    /// How often each product is told what is sold.
     pub settle_interval_ms: u64,
     /// The most completed orders that wait for that; the sweep finds the rest.
     pub settle_max: usize,

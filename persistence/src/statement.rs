@@ -22,7 +22,10 @@ use crate::writer::Batch;
 /// Whether a stream is known is asked by a scalar subquery on purpose. `exists` may be planned as a hash of
 /// the whole table, and is, while the table is empty: the plan is made once per connection, so a new shop
 /// would read every entity for every batch until its tables are analysed.
-const COMMIT: &str = "
+macro_rules! commit {
+    ($owed:literal) => {
+        concat!(
+            "
 with r as materialized (
   select * from unnest($2::uuid[], $3::int4[], $4::int2[], $5::int2[], $6::timestamptz[], $7::timestamptz[],
                        $8::json[], $9::uuid[], $10::timestamptz[], $11::json[], $12::json[])
@@ -42,12 +45,22 @@ e as (
 j as (
   insert into journal (stream, version, kind, slot, at, events)
   select r.stream, version, kind, slot, at, events from r join e using (stream)
-  on conflict (stream, version) do nothing),
+  on conflict (stream, version) do nothing)",
+            $owed,
+            "\nselect stream from e"
+        )
+    };
+}
+
+const COMMIT: &str = commit!("");
+/// With changes of what is owed. Most batches have none, and what is not in a statement costs nothing.
+const COMMIT_AND_RESCHEDULE: &str = commit!(
+    ",
 o as (
   update entity x set owed = c.owed
   from unnest($13::uuid[], $14::int4[], $15::timestamptz[]) as c(stream, version, owed)
-  where x.stream = any($13) and x.stream = c.stream and x.version = c.version)
-select stream from e";
+  where x.stream = any($13) and x.stream = c.stream and x.version = c.version)"
+);
 
 /// Why a batch has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +79,7 @@ pub(crate) async fn commit(connection: &mut PgConnection, batch: &Batch) -> Resu
     let rows = &batch.rows;
     let changes = &batch.reschedules;
     let moment = |at: Timestamp| at.to_offset();
-    sqlx::query(COMMIT)
+    let query = sqlx::query(if changes.is_empty() { COMMIT } else { COMMIT_AND_RESCHEDULE })
         .bind(batch.id)
         .bind(rows.iter().map(|row| row.stream).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.version).collect::<Vec<_>>())
@@ -78,10 +91,15 @@ pub(crate) async fn commit(connection: &mut PgConnection, batch: &Batch) -> Resu
         .bind(rows.iter().map(|row| row.owner).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.owed.map(moment)).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| Json(&row.view)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.snapshot.as_deref().map(Json)).collect::<Vec<_>>())
-        .bind(changes.iter().map(|change| change.stream).collect::<Vec<_>>())
-        .bind(changes.iter().map(|change| change.version).collect::<Vec<_>>())
-        .bind(changes.iter().map(|change| change.owed.map(moment)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.snapshot.as_deref().map(Json)).collect::<Vec<_>>());
+    let query = match changes.is_empty() {
+        true => query,
+        false => query
+            .bind(changes.iter().map(|change| change.stream).collect::<Vec<_>>())
+            .bind(changes.iter().map(|change| change.version).collect::<Vec<_>>())
+            .bind(changes.iter().map(|change| change.owed.map(moment)).collect::<Vec<_>>()),
+    };
+    query
         .fetch_all(connection)
         .await
         .and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect())
