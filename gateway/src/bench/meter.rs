@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sqlx::postgres::PgConnection;
 use tokio::time::Instant;
 
@@ -16,11 +17,11 @@ use super::counters::Counters;
 use super::database::{self, Server};
 use super::processes::{self, Machine};
 use super::request;
-use super::target::{Target, send};
+use super::target::Target;
 
 /// How long what is under way may take to end.
 const SETTLED_MAX: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(50);
 
 /// Reads what can be seen of those who work.
 #[derive(Debug)]
@@ -96,13 +97,8 @@ impl Meter {
 
     /// What was written until now.
     pub async fn written(&mut self) -> Result<Written> {
-        // A connection for each look: Souk closes those that nobody uses.
         let counters = match &self.souk {
-            Some(target) => {
-                let mut connection = target.connect().await?;
-                let answer = connection.exchange(&request::get(target, "//metrics")).await?;
-                Counters::parse(&String::from_utf8_lossy(answer.body))
-            }
+            Some(target) => Counters::parse(&String::from_utf8_lossy(&look(target, "//metrics").await?)),
             None => Counters::default(),
         };
         let log_bytes = match &mut self.postgres {
@@ -115,10 +111,9 @@ impl Meter {
     /// Waits until no purchase is under way and every completed one is settled.
     pub async fn settled(&self) -> Result<()> {
         let Some(target) = &self.souk else { return Ok(()) };
-        let mut connection = target.connect().await?;
         let deadline = Instant::now() + SETTLED_MAX;
         loop {
-            let ready = send(&mut connection, &request::get(target, "//readyz")).await?;
+            let ready: Value = serde_json::from_slice(&look(target, "//readyz").await?)?;
             let count = |name: &str| ready[name].as_u64().context("read what is under way");
             let (purchases, unsettled) = (count("purchases")?, count("unsettled")?);
             if purchases == 0 && unsettled == 0 {
@@ -164,6 +159,20 @@ impl Meter {
             node_bytes: self.node.and_then(processes::resident_bytes),
             busy: part(busy),
             others: part(busy - ours),
+        }
+    }
+}
+
+/// Reads a page of the node, on a connection of its own: the node closes those that nobody uses, and also
+/// one whose request comes late because the machine is busy. So it is asked twice.
+async fn look(target: &Target, path: &str) -> Result<Vec<u8>> {
+    let request = request::get(target, path);
+    let mut again = true;
+    loop {
+        let answer = target.connect().await?.exchange(&request).await.map(|answer| answer.body.to_vec());
+        match answer {
+            Err(_) if again => again = false,
+            answer => return answer.with_context(|| format!("read {path}")),
         }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+
 /// Clock ticks per second in /proc: a constant of Linux's interface to programs.
 const TICKS: f64 = 100.0;
 
@@ -24,9 +27,11 @@ pub struct Machine {
     pub all: f64,
 }
 
-/// Seconds of a core that this process has used.
+/// Seconds of a core that this process has used, to the microsecond.
 pub fn of_us() -> f64 {
-    read("/proc/self/stat").as_deref().and_then(stat).map_or(0.0, |stat| stat.own)
+    let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    getrusage(UsageWho::RUSAGE_SELF)
+        .map_or(0.0, |used| seconds(used.user_time()) + seconds(used.system_time()))
 }
 
 /// Seconds of a core that the process has used.
