@@ -33,6 +33,7 @@ async fn the_journal_on_postgresql_keeps_the_contract_and_what_only_it_can_break
         a_network_that_drops_everything_delays_commits_and_loads_and_loses_none(&postgres),
         commits_and_scans_go_by_key_even_if_they_were_planned_on_an_empty_table(&postgres),
         a_database_that_another_souk_has_is_left_alone_and_one_that_it_takes_is_lost(&postgres),
+        an_opening_that_is_given_up_leaves_no_transaction_in_which_somebody_else_writes(&postgres),
     );
     // Migrated already, and opened again by a later node.
     let Postgres { server, databases, _folder } = postgres;
@@ -215,6 +216,51 @@ async fn a_database_that_another_souk_has_is_left_alone_and_one_that_it_takes_is
     killed.expect("kills");
     let lost = tokio::time::timeout(Duration::from_secs(30), is_lost.wait_for(|is_lost| *is_lost));
     lost.await.expect("in time").expect("it is told");
+}
+
+/// sqlx gives a connection back inside an open transaction if a future is dropped while `begin` is under
+/// way. So whatever is more than a statement runs where nobody can drop it; this drops it at every moment.
+async fn an_opening_that_is_given_up_leaves_no_transaction_in_which_somebody_else_writes(
+    postgres: &Postgres,
+) {
+    let url = |name: &str| Some(postgres.server.url().replace("/postgres", &format!("/{name}")));
+    let urls = DatabaseUrls {
+        server: None,
+        account: url("dropped_1"),
+        product: url("dropped_2"),
+        order: url("dropped_3"),
+        payment: url("dropped_4"),
+    };
+    let mut given_up = 0;
+    for number in 0..40 {
+        // Each goes on where the one before was given up: making, locking, migrating, one after the other.
+        let patience = Duration::from_millis(4 * number);
+        given_up += u32::from(tokio::time::timeout(patience, Databases::open(&urls, 1)).await.is_err());
+    }
+    assert!(given_up >= 5, "only {given_up} were given up");
+    let opened = tokio::time::timeout(Duration::from_secs(60), Databases::open(&urls, 1)).await;
+    let databases = opened.expect("in time").expect("opens");
+    let journals: [(&str, Shared); 4] = [
+        ("dropped_1", databases.account.clone()),
+        ("dropped_2", databases.product.clone()),
+        ("dropped_3", databases.order.clone()),
+        ("dropped_4", databases.payment.clone()),
+    ];
+    for (database, journal) in journals {
+        assert_eq!(commit(&journal, row(1, 1)).await, Committed::Taken);
+        // Somebody else sees it: it was not written inside a transaction that nobody ends.
+        let rows = &postgres.sql(database, "select count(*) from journal").await[0];
+        assert_eq!(rows.get::<i64, _>(0), 1, "{database}");
+    }
+    // A migration that was given up goes on to its end, and leaves.
+    let left = "select count(*) from pg_stat_activity
+                where datname like 'dropped%' and state like 'idle in transaction%'";
+    let nobody = async {
+        while postgres.sql("postgres", left).await[0].get::<i64, _>(0) > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), nobody).await.expect("nobody stays in a transaction");
 }
 
 /// How many rows have been acknowledged.
