@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::io::Write;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::sync::Once;
 use std::time::Instant;
 
@@ -118,4 +119,15 @@ fn every_broken_build_is_caught() {
         started.elapsed().as_secs_f64(),
     );
     assert!(escaped.is_empty(), "nobody noticed {escaped:?}");
+}
+
+#[test]
+fn what_is_shipped_has_nothing_of_a_simulation() {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["tree", "--offline", "--locked"]);
+    cargo.args(["-p", "souk-gateway", "-e", "features,no-dev", "-i", "souk-persistence"]);
+    let told = cargo.output().expect("cargo runs");
+    let (tree, error) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+    assert!(told.status.success(), "{error}");
+    assert!(tree.contains("souk-actors feature") && !tree.contains("simulation"), "{tree}");
 }
