@@ -1,8 +1,8 @@
-//! How many purchases may be under way: as many as end in two seconds.
+//! How many purchases may be under way: as many as end in half the time that a purchase has.
 //!
-//! By Little's law what is accepted then waits two seconds at the most, far from its deadline, however fast
-//! or slow this machine and its databases happen to be. A fixed number would be too small for the one and
-//! would let every accepted purchase of the other run into its deadline.
+//! By Little's law what is accepted then ends well before its deadline, however fast or slow this machine, its
+//! databases and its provider happen to be. A fixed number would be too small for the one and would let every
+//! accepted purchase of the other run into its deadline.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,15 +11,16 @@ use tokio::time::Instant;
 
 /// So long is counted before the limit is judged anew.
 const WINDOW: Duration = Duration::from_millis(500);
-/// An accepted purchase waits so long at the most while the node is full.
-const WAIT_MAX_SECONDS: f64 = 2.0;
-/// So many are always taken: a sudden crowd says nothing about how fast it can be served.
+/// So many are always taken: a sudden crowd says nothing about how fast it can be served. Where less than a
+/// hundred end in a second, some of a crowd will not end in time.
 const FLOOR: usize = 1_000;
 
 /// A limit that follows what is done.
 #[derive(Debug)]
 pub struct ConcurrencyLimit {
     max: usize,
+    /// How long an accepted purchase may take while the node is full.
+    wait: Duration,
     window: Mutex<Window>,
 }
 
@@ -32,9 +33,9 @@ struct Window {
 }
 
 impl ConcurrencyLimit {
-    /// A limit that never exceeds `max`.
-    pub fn new(max: usize, now: Instant) -> Self {
-        Self { max, window: Mutex::new(Window { begun: now, ended: 0, limit: FLOOR.min(max) }) }
+    /// A limit that never exceeds `max`. `wait`: how long what is accepted may take.
+    pub fn new(max: usize, wait: Duration, now: Instant) -> Self {
+        Self { max, wait, window: Mutex::new(Window { begun: now, ended: 0, limit: FLOOR.min(max) }) }
     }
 
     /// How many may be under way, where `ended` have ended since the node was opened.
@@ -44,7 +45,7 @@ impl ConcurrencyLimit {
         let elapsed = now.duration_since(window.begun);
         if elapsed >= WINDOW {
             let per_second = ended.saturating_sub(window.ended) as f64 / elapsed.as_secs_f64();
-            let limit = ((per_second * WAIT_MAX_SECONDS) as usize).max(FLOOR).min(self.max);
+            let limit = ((per_second * self.wait.as_secs_f64()) as usize).max(FLOOR).min(self.max);
             *window = Window { begun: now, ended, limit };
         }
         window.limit
@@ -56,9 +57,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_is_what_ends_in_two_seconds_but_never_less_than_a_crowd_nor_more_than_the_bound() {
+    fn the_limit_is_what_ends_in_time_but_never_less_than_a_crowd_nor_more_than_the_bound() {
         let begun = Instant::now();
-        let limit = ConcurrencyLimit::new(10_000, begun);
+        let wait = Duration::from_secs(2);
+        let limit = ConcurrencyLimit::new(10_000, wait, begun);
         let after = |windows: u32| begun + WINDOW * windows;
         assert_eq!(limit.get(begun, 0), 1_000);
         assert_eq!(limit.get(after(1), 2_000), 8_000, "4,000 a second");
@@ -66,6 +68,6 @@ mod tests {
         assert_eq!(limit.get(after(2), 2_100), 1_000, "200 a second");
         assert_eq!(limit.get(after(3), 9_100), 10_000, "14,000 a second");
         assert_eq!(limit.get(after(30), 9_100), 1_000, "nothing for a long time");
-        assert_eq!(ConcurrencyLimit::new(5, begun).get(begun, 0), 5);
+        assert_eq!(ConcurrencyLimit::new(5, wait, begun).get(begun, 0), 5);
     }
 }

@@ -25,6 +25,7 @@ use souk_persistence::journal::{Committed, JournalError, Loaded, Row};
 use souk_persistence::mutant::{self, Mutant};
 use tokio::time::Instant;
 
+use crate::admission::Permit;
 use crate::aggregate::{Aggregate, Decision, Residence};
 use crate::barrier::{Barrier, Hold};
 use crate::fate::{self, Moment};
@@ -57,6 +58,8 @@ pub struct Resident<A: Aggregate> {
     is_founder: bool,
     /// What might have waited is needed now.
     must_write: bool,
+    /// Kept while an effect has been unknown for long.
+    delayed: Option<Permit>,
     under_way: bool,
     /// From when something is owed, as in the newest row.
     owed: Option<Timestamp>,
@@ -199,6 +202,7 @@ impl<A: Aggregate> Resident<A> {
             written: 0,
             is_founder: false,
             must_write: false,
+            delayed: None,
             under_way: false,
             owed: None,
             next: Vec::new(),
@@ -297,7 +301,7 @@ impl<A: Aggregate> Resident<A> {
         }
         match self.barrier.hold(rests_on, (reply, answer)) {
             // Somebody waits for the row.
-            Hold::Held => self.must_write = true,
+            Hold::Held => self.must_write |= !self.next.is_empty(),
             Hold::Free(held) => release::<A>(held),
             Hold::Broken(held) => drop(held),
         }
@@ -341,14 +345,15 @@ impl<A: Aggregate> Resident<A> {
         let Some(attempt) = self.attempts.get_mut(effect) else { return };
         if is_over {
             self.attempts.remove(effect);
+            self.delayed = None;
             return;
         }
         let wait = self.birth.host.backoff(effect).delay(attempt.failed, chance::draw());
         attempt.failed = attempt.failed.saturating_add(1);
         attempt.state = AttemptState::BackingOff { until: now + wait };
         let delayed = now - attempt.since;
-        self.must_write = true;
-        self.birth.host.report_unknown(self.birth.id, effect, attempt.failed, delayed);
+        self.must_write |= !self.next.is_empty();
+        self.delayed = self.birth.host.report_unknown(self.birth.id, effect, attempt.failed, delayed);
         self.wake_after(myself, wait);
     }
 
@@ -519,7 +524,8 @@ impl<A: Aggregate> Resident<A> {
 
     /// Leaves memory, if nothing is under way and nothing is on its way here.
     fn leave(&self, myself: &ActorRef<Message<A>>) {
-        if !self.is_busy() && self.birth.host.release(self.birth.id, self.birth.incarnation) {
+        if !self.is_busy() && self.birth.host.release(self.birth.id, self.birth.incarnation, self.is_founder)
+        {
             myself.stop(None);
         }
     }

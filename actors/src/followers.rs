@@ -75,7 +75,7 @@ impl<A: Aggregate> Followers<A> {
         };
         self.count.fetch_add(1, Ordering::AcqRel);
         drop(channels);
-        Following { followers: Arc::clone(self), journal, stream, receiver, shown: None }
+        Following { followers: Arc::clone(self), journal, stream, receiver: Some(receiver), shown: None }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Channel<A>>> {
@@ -89,7 +89,8 @@ pub struct Following<A: Aggregate> {
     followers: Arc<Followers<A>>,
     journal: Arc<dyn Journal>,
     stream: Uuid,
-    receiver: watch::Receiver<Option<Arc<Standing<A>>>>,
+    /// Given up under the lock, so that the last one to go knows that it is.
+    receiver: Option<watch::Receiver<Option<Arc<Standing<A>>>>>,
     shown: Option<i32>,
 }
 
@@ -109,13 +110,14 @@ impl<A: Aggregate> Following<A> {
             let unreadable = |error: serde_json::Error| JournalError::Corrupt(error.to_string().into());
             return stored.map(|row| Standing::read(&row).map(Arc::new).map_err(unreadable)).transpose();
         }
+        let receiver = self.receiver.as_mut().expect("it is given up only by Drop");
         loop {
-            let newest = self.receiver.borrow_and_update().clone();
+            let newest = receiver.borrow_and_update().clone();
             if let Some(standing) = newest.filter(|standing| Some(standing.version) > self.shown) {
                 self.shown = Some(standing.version);
                 return Ok(Some(standing));
             }
-            if self.receiver.changed().await.is_err() {
+            if receiver.changed().await.is_err() {
                 return Err(JournalError::Unavailable("the node stops".into()));
             }
         }
@@ -126,8 +128,8 @@ impl<A: Aggregate> Drop for Following<A> {
     fn drop(&mut self) {
         let mut channels = self.followers.lock();
         self.followers.count.fetch_sub(1, Ordering::AcqRel);
-        // This one's receiver still counts.
-        if channels.get(&self.stream).is_some_and(|channel| channel.receiver_count() <= 1) {
+        self.receiver = None;
+        if channels.get(&self.stream).is_some_and(|channel| channel.receiver_count() == 0) {
             channels.remove(&self.stream);
         }
     }

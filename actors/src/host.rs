@@ -64,8 +64,10 @@ pub struct Host<A: Aggregate> {
     actors: Mutex<HashMap<ActorId, (Id<A>, u64)>>,
     incarnations: AtomicU64,
     residents: AtomicUsize,
-    /// How many have left in order.
-    released: AtomicU64,
+    /// How many were made here and have left.
+    done: AtomicU64,
+    /// Those inside have an effect that has been unknown for long.
+    delayed: Arc<Gate>,
     /// How many messages entities of this kind were sent.
     messages: AtomicU64,
 }
@@ -152,7 +154,8 @@ impl<A: Aggregate> Host<A> {
             actors: Mutex::default(),
             incarnations: AtomicU64::new(0),
             residents: AtomicUsize::new(0),
-            released: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            delayed: Gate::new(usize::MAX),
             messages: AtomicU64::new(0),
         })
     }
@@ -236,8 +239,15 @@ impl<A: Aggregate> Host<A> {
         self.world.get().expect("a host is connected before its first entity is asked")
     }
 
-    /// Says that an effect is still unknown, as loudly as its age demands.
-    pub fn report_unknown(&self, id: Id<A>, effect: &'static str, failed: u32, delayed: Duration) {
+    /// Says that an effect is still unknown, as loudly as its age demands. The permit, where it is old: as long
+    /// as it is kept, the entity counts as delayed.
+    pub fn report_unknown(
+        &self,
+        id: Id<A>,
+        effect: &'static str,
+        failed: u32,
+        delayed: Duration,
+    ) -> Option<Permit> {
         let kind = A::KIND.name();
         metrics::counter!("souk_effects_unknown_total", "kind" => kind, "effect" => effect).increment(1);
         if delayed >= ALERT {
@@ -245,6 +255,7 @@ impl<A: Aggregate> Host<A> {
         } else if delayed >= DELAYED {
             tracing::warn!(%id, kind, effect, failed, ?delayed, "effect is delayed");
         }
+        (delayed >= DELAYED).then(|| self.delayed.return_inside())
     }
 
     /// The one way to an entity. A message that cannot be delivered is dropped, and whoever waits for its
@@ -259,14 +270,15 @@ impl<A: Aggregate> Host<A> {
         let now = Instant::now();
         self.count_message();
         let mut shard = self.shard(id);
-        let failures = match shard.get_mut(&id) {
+        // One that has failed, or lost its row, has a stream.
+        let (is_new, failures) = match shard.get_mut(&id) {
             Some(Slot::Live(live)) => return live.send(now, enter, message),
             Some(Slot::BackingOff { until, .. }) if *until > now => return,
             Some(Slot::Quarantined { .. }) => return,
-            Some(Slot::BackingOff { failures, .. }) => *failures,
-            None => 0,
+            Some(Slot::BackingOff { failures, .. }) => (false, *failures),
+            None => (is_new, 0),
         };
-        if let Some(mut live) = self.spawn(id, is_new && failures == 0, failures, now) {
+        if let Some(mut live) = self.spawn(id, is_new, failures, now) {
             live.send(now, enter, message);
             shard.insert(id, Slot::Live(live));
         }
@@ -285,8 +297,11 @@ impl<A: Aggregate> Host<A> {
         // Held over the spawn, so that an early end cannot be reported before the entry is there.
         let mut actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
         // Polled once: starting waits for nothing, so it is over at once and needs no task of its own.
-        let (actor, _) = ActorRuntime::spawn_linked(None, Entity::default(), birth, supervisor)
-            .now_or_never()?
+        // Unconstrained: whoever asks may have used up its own turn.
+        let starting = ActorRuntime::spawn_linked(None, Entity::default(), birth, supervisor);
+        let (actor, _) = tokio::task::unconstrained(starting)
+            .now_or_never()
+            .expect("starting waits for nothing")
             .inspect_err(|error| tracing::error!(%id, %error, "entity cannot be spawned"))
             .ok()?;
         actors.insert(actor.get_id(), (id, incarnation));
@@ -295,7 +310,8 @@ impl<A: Aggregate> Host<A> {
     }
 
     /// Lets an entity go: `true` if nothing is on its way to it. Whoever asks next gets a new one.
-    pub fn release(&self, id: Id<A>, incarnation: u64) -> bool {
+    /// `is_done`: it has lived for what it was made for.
+    pub fn release(&self, id: Id<A>, incarnation: u64, is_done: bool) -> bool {
         let mut shard = self.shard(id);
         let failures = match shard.get(&id) {
             Some(Slot::Live(live)) if live.incarnation == incarnation && live.gate.inside() == 0 => {
@@ -309,7 +325,7 @@ impl<A: Aggregate> Host<A> {
             failures => shard.insert(id, Slot::BackingOff { failures, until: Instant::now() }),
         };
         self.residents.fetch_sub(1, Ordering::AcqRel);
-        self.released.fetch_add(1, Ordering::Relaxed);
+        self.done.fetch_add(u64::from(is_done), Ordering::Relaxed);
         true
     }
 
@@ -318,9 +334,14 @@ impl<A: Aggregate> Host<A> {
         self.messages.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many have left memory in order since the node was opened.
-    pub fn released(&self) -> u64 {
-        self.released.load(Ordering::Relaxed)
+    /// How many were made and have left memory, since the node was opened.
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// How many are in memory that something can be expected of soon.
+    pub fn moving(&self) -> usize {
+        self.residents.load(Ordering::Acquire).saturating_sub(self.delayed.inside())
     }
 
     /// The entity has written a row: what failed before is forgiven.

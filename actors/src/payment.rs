@@ -323,8 +323,10 @@ impl Aggregate for Payment {
                 }
             }
             Event::Found { amount } => {
-                if let Some(void) = &mut self.void {
+                if let (Some(void), Some(bill)) = (&mut self.void, &mut self.bill) {
                     void.captured = Some(*amount);
+                    // Of an order that never wrote down what it asked, this is how it is known.
+                    bill.amount = if bill.amount == 0 { *amount } else { bill.amount };
                 }
             }
             Event::Refunded => {

@@ -1,9 +1,10 @@
 //! The collector: tells products which purchases are complete, many at once.
 //!
-//! A completed order hands its settling over and leaves memory. Once a second each product is told all of
-//! its settled holds in one command, not all products at the same moment: their rows would stall the writer.
-//! When every product of an order has answered, what the order owes is cleared without a row. Nothing here is durable and nothing needs to be: what is dropped, or fails, is
-//! still owed, and the sweep finds it.
+//! A completed order hands its settling over and leaves memory. Once a second, or less often where answers take
+//! their time, each product is told all of its settled holds in one command; not all products at the same
+//! moment, because their rows would stall the writer. When every product of an order has answered, what the
+//! order owes is cleared without a row. Nothing here is durable and nothing needs to be: what is dropped, or
+//! fails, is still owed, and the sweep finds it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -84,6 +85,8 @@ impl Collector {
     /// Tells the products of the next part what has been collected, and clears what their orders owe.
     pub async fn settle(&self, directory: &Directory, within: Duration) {
         let collected = self.lock().take_part();
+        let _forget =
+            ForgetIfItPanics { collector: self, claims: collected.values().flatten().copied().collect() };
         let batches = collected.into_iter().flat_map(|(product, claims)| {
             let batches: Vec<_> =
                 claims.chunks(CLAIMS_MAX).map(|claims| (product, claims.to_vec())).collect();
@@ -123,6 +126,23 @@ impl Collector {
 
     fn lock(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A round that panics has answered nobody: what it took is still owed, and the sweep must see that.
+struct ForgetIfItPanics<'a> {
+    collector: &'a Collector,
+    claims: Vec<Claim>,
+}
+
+impl Drop for ForgetIfItPanics<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut pending = self.collector.lock();
+            for Claim { purchase, .. } in &self.claims {
+                pending.orders.remove(purchase);
+            }
+        }
     }
 }
 

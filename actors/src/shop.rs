@@ -131,7 +131,7 @@ impl Shop {
         let periodic = periodic(&directory, &collector, &journals, pace);
         let arguments = RootArguments { hosts, periodic, has_failed: give_up };
         let (root, _) = Actor::spawn(None, Root, arguments).await?;
-        let concurrency = ConcurrencyLimit::new(pace.purchases_max, Instant::now());
+        let concurrency = ConcurrencyLimit::new(pace.purchases_max, pace.patience / 2, Instant::now());
         Ok(Self { directory, collector, concurrency, journals, root: root.get_cell(), has_failed })
     }
 
@@ -153,7 +153,8 @@ impl Shop {
     /// Whether one more purchase may be accepted: what is accepted must be done in time.
     pub fn has_room(&self) -> bool {
         let orders = &self.directory.hosts().order;
-        orders.residents() < self.concurrency.get(Instant::now(), orders.released())
+        // What is stuck takes no turn of anybody else's: it must not close the shop.
+        orders.moving() < self.concurrency.get(Instant::now(), orders.done())
     }
 
     /// Shows in the metrics what is counted elsewhere.

@@ -149,7 +149,7 @@ pub struct Actors {
     /// The most entities of a kind in memory; 10 kB each and their state.
     pub residents_max: usize,
     /// The most purchases under way on this node; more are answered 503. Below it the limit follows what the
-    /// node has done lately, two seconds' worth, so that accepted ones do not run into their deadlines.
+    /// node has done lately: as many as end in half of reserve_ms, so that they do not run into deadlines.
     pub purchases_max: usize,
     /// The most commands before one entity.
     pub mailbox_max: usize,

@@ -162,9 +162,8 @@ struct AttentionBody {
 fn show(now: Timestamp, order: &Standing<Order>) -> Result<PurchaseBody, Problem> {
     let view = order.view.as_ref().ok_or_else(Problem::not_found)?;
     let priced = view.lines.iter().map(|line| (line.product, line.quantity, Some(line.price)));
+    // Until it is reserved it has no price.
     let unpriced = view.items.iter().map(|item| (item.product, item.quantity, None));
-    // What is reserved is what was ordered; until then it has no price.
-    let unpriced = unpriced.take_while(|_| view.lines.is_empty());
     let items = priced.chain(unpriced).map(|(product, quantity, price)| PurchaseItem {
         product_id: product.uuid(),
         quantity,
@@ -286,12 +285,12 @@ async fn buy(
     if app.is_draining() {
         return Err(Problem::new(Code::Draining, "no new purchases are accepted here"));
     }
-    if !app.shop().has_room() {
-        return Err(Problem::new(Code::Overloaded, "too many purchases are under way"));
-    }
     let refusal = impossible(&app, &items, currency).await?;
     if let (Some(problem), None) = (&refusal, &key) {
         return Err(problem.clone());
+    }
+    if !app.shop().has_room() {
+        return Err(Problem::new(Code::Overloaded, "too many purchases are under way"));
     }
     let fingerprint = key.is_some().then(|| body.fingerprint());
     let place = order::Command::Place(Place {

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use souk_actors::aggregate::{Aggregate, Decision, Kind, Residence};
 use souk_actors::host::{AnyHost, Host};
 use souk_actors::retry::Backoff;
 use souk_actors::settling::Collector;
-use souk_actors::world::{Performer, World};
+use souk_actors::world::{Performer, Time, World};
 use souk_actors::{Clock, Id, Slot, Timestamp};
 use souk_persistence::memory::MemoryJournal;
 use uuid::Uuid;
@@ -31,6 +32,8 @@ enum Command {
     Forget,
     /// The world has answered.
     Answered,
+    /// Nobody knows.
+    Unknown,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -58,7 +61,9 @@ impl Aggregate for Errand {
         match (command, self.since) {
             (Command::Begin, None) => Decision::event(Event::Begun, ()),
             (Command::Forget | Command::Answered, Some(_)) => Decision::event(Event::Over, ()),
-            (Command::Begin, Some(_)) | (Command::Forget | Command::Answered, None) => Decision::answer(()),
+            (Command::Begin, Some(_))
+            | (Command::Forget | Command::Answered, None)
+            | (Command::Unknown, _) => Decision::answer(()),
         }
     }
 
@@ -84,8 +89,10 @@ impl Aggregate for Errand {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn nobody_stays_for_an_answer_that_is_not_needed_any_more() {
+type Perform = fn(&World, Id<Errand>, Run, Time) -> BoxFuture<'static, Command>;
+
+/// Opens a host whose errands are run like this.
+async fn open(perform: Perform) -> Arc<Host<Errand>> {
     let elsewhere = Stage::set();
     let node = elsewhere.open().await;
     let world = World {
@@ -95,15 +102,16 @@ async fn nobody_stays_for_an_answer_that_is_not_needed_any_more() {
         ask: ERRAND,
         provider_call: ERRAND,
     };
-    let performer = Performer {
-        perform: |_, _, Run, _| tokio::time::sleep(ERRAND).map(|()| Command::Answered).boxed(),
-        hand_over: |_, _, _, _| false,
-        backoff: |_| Backoff::FOR_EVER,
-    };
+    let performer = Performer { perform, hand_over: |_, _, _, _| false, backoff: |_| Backoff::FOR_EVER };
     let host = Host::<Errand>::new(MemoryJournal::open("errands"), Clock::System, LIMITS, performer);
     host.connect(world);
     supervise(&host).await;
+    host
+}
 
+#[tokio::test(start_paused = true)]
+async fn nobody_stays_for_an_answer_that_is_not_needed_any_more() {
+    let host = open(|_, _, Run, _| tokio::time::sleep(ERRAND).map(|()| Command::Answered).boxed()).await;
     let id = Id::fresh(Clock::System.now(), Slot::random());
     assert_eq!(host.ask(id, Command::Begin, false).await, Ok(Ok(())));
     assert_eq!(host.residents(), 1, "it waits for the world");
@@ -113,4 +121,17 @@ async fn nobody_stays_for_an_answer_that_is_not_needed_any_more() {
         tokio::time::sleep(ERRAND).await;
         assert_eq!(host.residents(), 0, "it stays for nothing");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_stuck_is_in_memory_but_takes_nobodys_turn() {
+    let host = open(|_, _, Run, _| tokio::time::sleep(ERRAND).map(|()| Command::Unknown).boxed()).await;
+    let id = Id::fresh(Clock::System.now(), Slot::random());
+    assert_eq!(host.ask(id, Command::Begin, false).await, Ok(Ok(())));
+    assert_eq!((host.residents(), host.moving(), host.done()), (1, 1, 0));
+    tokio::time::sleep(Duration::from_secs(180)).await;
+    assert_eq!((host.residents(), host.moving(), host.done()), (1, 0, 0), "unknown for minutes");
+    assert_eq!(host.ask(id, Command::Forget, false).await, Ok(Ok(())));
+    tokio::time::sleep(ERRAND).await;
+    assert_eq!((host.residents(), host.moving(), host.done()), (0, 0, 1), "it is over");
 }
