@@ -422,7 +422,9 @@ impl Order {
     /// accepted it may have gone further, or may yet, and only the mark of an undo stops it.
     fn unwinding(&self, step: usize, cause: Cause) -> Event {
         let undoes_all = self.is_reloaded && !mutant::is(Mutant::ReloadedUndoesLess);
-        Event::Unwinding { step: if undoes_all { STEPS.len() - 1 } else { step }, cause }
+        let first = if undoes_all { STEPS.len() - 1 } else { step };
+        let skipped = usize::from(mutant::is(Mutant::UndoTooEarly));
+        Event::Unwinding { step: first.saturating_sub(skipped), cause }
     }
 
     fn note(&mut self, at: Timestamp, step: StepName, status: StepStatus, detail: Option<String>) {
@@ -480,7 +482,6 @@ impl Aggregate for Order {
                         *step
                     }
                 };
-                let step = &if mutant::is(Mutant::UndoTooEarly) { step.saturating_sub(1) } else { *step };
                 self.progress = Some(Progress::Unwinding { step: *step, cause: cause.clone() });
                 let detail = Some(cause.code().to_owned());
                 self.note(at, STEPS[stood_at].name, StepStatus::Failed, detail);

@@ -32,6 +32,15 @@ pub enum Scenario {
 }
 
 impl Scenario {
+    /// The customer cancels when this is on its way.
+    fn cancels_at(self) -> Option<Action> {
+        match self {
+            Self::CancelledAtReserve => Some(Action::Reserve),
+            Self::CancelledAtCharge => Some(Action::BankCharge),
+            Self::Plain | Self::Declined | Self::CapturedButDeclined | Self::OutOfStock => None,
+        }
+    }
+
     const ALL: [Self; 6] = [
         Self::Plain,
         Self::Declined,

@@ -45,14 +45,7 @@ struct Struck {
 
 impl Plot for Struck {
     fn befalls(&self, action: Action, _to: Uuid) -> Fate {
-        let is_time_to_cancel = match self.scenario {
-            Scenario::CancelledAtReserve => action == Action::Reserve,
-            Scenario::CancelledAtCharge => action == Action::BankCharge,
-            Scenario::Plain | Scenario::Declined | Scenario::CapturedButDeclined | Scenario::OutOfStock => {
-                false
-            }
-        };
-        if is_time_to_cancel {
+        if self.scenario.cancels_at() == Some(action) {
             self.cancel_is_due.notify_one();
         }
         Fate::Delivered

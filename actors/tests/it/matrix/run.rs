@@ -111,14 +111,7 @@ fn refusal(action: Action) -> Fate {
 
 impl Plot for Told {
     fn befalls(&self, action: Action, to: Uuid) -> Fate {
-        let is_time_to_cancel = match self.case.scenario {
-            Scenario::CancelledAtReserve => action == Action::Reserve,
-            Scenario::CancelledAtCharge => action == Action::BankCharge,
-            Scenario::Plain | Scenario::Declined | Scenario::CapturedButDeclined | Scenario::OutOfStock => {
-                false
-            }
-        };
-        if is_time_to_cancel {
+        if self.case.scenario.cancels_at() == Some(action) {
             self.cancel_is_due.notify_one();
         }
         if action != self.case.action || !self.is_hit() {
