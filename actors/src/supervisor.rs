@@ -88,6 +88,8 @@ pub struct RootState {
 #[derive(Debug)]
 pub enum Nothing {}
 
+impl ractor::Message for Nothing {}
+
 impl Actor for Root {
     type Msg = Nothing;
     type State = RootState;
@@ -119,7 +121,9 @@ impl Actor for Root {
             SupervisionEvent::ActorTerminated(actor, _, reason) => {
                 (actor, reason.unwrap_or_else(|| "it ended".to_owned()))
             }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
+            SupervisionEvent::ActorStarted(_)
+            | SupervisionEvent::ProcessGroupChanged(_)
+            | SupervisionEvent::PidLifecycleEvent(_) => return Ok(()),
         };
         let Some(child) = state.children.remove(&actor.get_id()) else { return Ok(()) };
         tracing::error!(child = child.name(), cause, "supervised actor ended and is started anew");
@@ -183,7 +187,9 @@ impl Actor for ServiceSupervisor {
         let (actor, failure) = match &event {
             SupervisionEvent::ActorFailed(actor, error) => (actor.get_id(), Some(error.to_string())),
             SupervisionEvent::ActorTerminated(actor, _, _) => (actor.get_id(), None),
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
+            SupervisionEvent::ActorStarted(_)
+            | SupervisionEvent::ProcessGroupChanged(_)
+            | SupervisionEvent::PidLifecycleEvent(_) => return Ok(()),
         };
         service.kinds.iter().any(|kind| hosts.of(*kind).ended(actor, failure.as_deref()));
         Ok(())
@@ -196,6 +202,8 @@ struct Rounds;
 /// It is time.
 #[derive(Debug)]
 struct Now;
+
+impl ractor::Message for Now {}
 
 impl Actor for Rounds {
     type Msg = Now;

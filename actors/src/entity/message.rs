@@ -86,3 +86,6 @@ pub struct Birth<A: Aggregate> {
     /// The bound of its mailbox.
     pub gate: Arc<Gate>,
 }
+
+/// Only within a node: an entity is never seen from another one.
+impl<A: Aggregate> ractor::Message for Message<A> {}
