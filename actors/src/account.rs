@@ -49,7 +49,7 @@ pub struct Patch {
 }
 
 /// What an account can be asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
     /// Make it.
     Open {
@@ -74,7 +74,7 @@ pub enum Command {
 }
 
 /// What an account says to a command that it takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// It stands like this.
     Account(View),
@@ -88,7 +88,7 @@ pub enum Answer {
 }
 
 /// Why an account does not take a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rejection {
     /// There is none.
     NotFound,

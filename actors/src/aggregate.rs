@@ -111,12 +111,12 @@ pub trait Aggregate: Default + Clone + Serialize + DeserializeOwned + Send + Syn
     /// When it leaves memory.
     const RESIDENCE: Residence;
 
-    /// What it can be asked.
-    type Command: Clone + Send + Sync + Debug + 'static;
+    /// What it can be asked. It, and what is said to it, may come from another node, of an older or newer build.
+    type Command: Serialize + DeserializeOwned + Clone + Send + Sync + Debug + 'static;
     /// What it says to a command that it takes.
-    type Answer: Send + Debug + 'static;
+    type Answer: Serialize + DeserializeOwned + Send + Debug + 'static;
     /// Why it did not happen and will not.
-    type Rejection: Send + Debug + 'static;
+    type Rejection: Serialize + DeserializeOwned + Send + Debug + 'static;
     /// What happened. Stored for ever: a change must still read the old form.
     type Event: Serialize + DeserializeOwned + Send + Sync + Debug + 'static;
     /// What it can owe the world.
@@ -126,6 +126,11 @@ pub trait Aggregate: Default + Clone + Serialize + DeserializeOwned + Send + Syn
 
     /// Decides a command. Pure: the same state, time and command give the same decision.
     fn decide(&self, at: Timestamp, command: &Self::Command) -> Decision<Self>;
+
+    /// Whether this command begins work that goes on after its answer: refused while too much is under way.
+    fn begins(_command: &Self::Command) -> bool {
+        false
+    }
 
     /// Lets an event have happened. Total: what has been stored is never refused.
     fn apply(&mut self, at: Timestamp, event: &Self::Event);

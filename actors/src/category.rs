@@ -30,7 +30,7 @@ pub struct Facts {
 }
 
 /// What a category can be asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
     /// Make it.
     Create(Facts),
@@ -51,7 +51,7 @@ pub enum Command {
 }
 
 /// What a category says to a command that it takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// It stands like this.
     Category {
@@ -65,7 +65,7 @@ pub enum Answer {
 }
 
 /// Why a category does not take a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rejection {
     /// Unknown or removed.
     NotFound,

@@ -1,12 +1,18 @@
 //! The directory: two verbs. `ask` an entity, and `follow` its durable views.
 //!
-//! Whoever asks knows no actor and no node. An ask ends in one of three ways: an answer, a rejection (it
+//! Whoever asks knows no actor and no node: an entity that lives elsewhere is asked there, and one that moves
+//! meanwhile is asked again, by name, where it has gone. An ask ends in one of three ways: an answer, a rejection (it
 //! did not happen and will not), or `Unknown` (everything else; the same may be asked again).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use souk_persistence::journal::Journal;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use souk_persistence::journal::{Journal, ViewRow};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::account::Account;
@@ -14,12 +20,13 @@ use crate::aggregate::{Aggregate, Kind};
 use crate::category::Category;
 use crate::email::Email;
 use crate::fate;
-use crate::followers::Following;
+use crate::followers::{Following, LOOK_AGAIN};
 use crate::host::{AnyHost, Host};
 use crate::ids::Id;
 use crate::order::Order;
 use crate::payment::Payment;
 use crate::product::Product;
+use crate::route::{Call, Places, Said};
 use crate::session::Session;
 
 /// Why an ask has no answer.
@@ -90,12 +97,18 @@ housed!(
 #[derive(Clone, Debug)]
 pub struct Directory {
     hosts: Arc<Hosts>,
+    places: Places,
 }
 
 impl Directory {
-    /// A directory of these.
-    pub fn new(hosts: Arc<Hosts>) -> Self {
-        Self { hosts }
+    /// A directory of these, and of whatever lives elsewhere.
+    pub fn new(hosts: Arc<Hosts>, places: Places) -> Self {
+        Self { hosts, places }
+    }
+
+    /// Where entities live.
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
     /// Every host of this node.
@@ -131,6 +144,41 @@ impl Directory {
         within: Duration,
         is_new: bool,
     ) -> Result<A::Answer, AskError<A::Rejection>> {
+        let Some(route) = self.places.route() else {
+            return self.ask_here(id, command, within, is_new).await;
+        };
+        let deadline = Instant::now() + within;
+        let mut is_new = is_new;
+        loop {
+            let within = deadline.saturating_duration_since(Instant::now());
+            if within.is_zero() {
+                return Err(AskError::Unknown);
+            }
+            let answer = match self.places.is_here(id.slot()) {
+                true => match self.ask_here(id, command.clone(), within, is_new).await {
+                    Err(AskError::Unknown) if !self.places.is_here(id.slot()) => None,
+                    answer => Some(answer),
+                },
+                false => {
+                    let call = Call { kind: A::KIND, id: id.uuid(), command: json(&command), is_new };
+                    heard::<A>(route.ask(call, within).await)
+                }
+            };
+            match answer {
+                Some(answer) => return answer,
+                // It has moved, and may have been done where it was.
+                None => is_new = false,
+            }
+        }
+    }
+
+    async fn ask_here<A: Housed>(
+        &self,
+        id: Id<A>,
+        command: A::Command,
+        within: Duration,
+        is_new: bool,
+    ) -> Result<A::Answer, AskError<A::Rejection>> {
         let answer = fate::carry(A::host(&self.hosts), id, command, is_new);
         match tokio::time::timeout(within, answer).await {
             Ok(Ok(Ok(answer))) => Ok(answer),
@@ -140,10 +188,74 @@ impl Directory {
         }
     }
 
+    /// Asks an entity of this node as another node demands. `has_room`: whether one more thing may be begun.
+    pub async fn serve(&self, call: Call, within: Duration, has_room: impl Fn() -> bool) -> Said {
+        match call.kind {
+            Kind::Account => self.serve_as::<Account>(call, within, has_room).await,
+            Kind::Session => self.serve_as::<Session>(call, within, has_room).await,
+            Kind::Email => self.serve_as::<Email>(call, within, has_room).await,
+            Kind::Category => self.serve_as::<Category>(call, within, has_room).await,
+            Kind::Product => self.serve_as::<Product>(call, within, has_room).await,
+            Kind::Order => self.serve_as::<Order>(call, within, has_room).await,
+            Kind::Payment => self.serve_as::<Payment>(call, within, has_room).await,
+        }
+    }
+
+    async fn serve_as<A: Housed>(&self, call: Call, within: Duration, has_room: impl Fn() -> bool) -> Said {
+        let id = Id::<A>::from(call.id);
+        if !self.places.is_here(id.slot()) {
+            return Said::NotHere;
+        }
+        let command: A::Command = match serde_json::from_slice(&call.command) {
+            Ok(command) => command,
+            Err(error) => {
+                tracing::warn!(%id, kind = A::KIND.name(), %error, "another node's command cannot be read");
+                return Said::Unknown;
+            }
+        };
+        if A::begins(&command) && !has_room() {
+            return Said::Unknown;
+        }
+        match self.ask_here(id, command, within, call.is_new).await {
+            Ok(answer) => Said::Answer(json(&answer)),
+            Err(AskError::Rejected(rejection)) => Said::Rejection(json(&rejection)),
+            Err(AskError::Unknown) if !self.places.is_here(id.slot()) => Said::NotHere,
+            Err(AskError::Unknown) => Said::Unknown,
+        }
+    }
+
     /// Follows an entity's durable views.
     pub fn follow<A: Housed>(&self, id: Id<A>) -> Following<A> {
         let host = A::host(&self.hosts);
-        host.followers().follow(Arc::clone(host.journal()), id.uuid())
+        Following::begin(Arc::clone(host.followers()), Arc::clone(host.journal()), self.places.clone(), id)
+    }
+
+    /// Follows an entity of this node for another node: from now on, until it moves away.
+    pub fn follow_rows(&self, kind: Kind, id: Uuid) -> BoxStream<'static, ViewRow> {
+        match kind {
+            Kind::Account => self.follow_as::<Account>(id),
+            Kind::Session => self.follow_as::<Session>(id),
+            Kind::Email => self.follow_as::<Email>(id),
+            Kind::Category => self.follow_as::<Category>(id),
+            Kind::Product => self.follow_as::<Product>(id),
+            Kind::Order => self.follow_as::<Order>(id),
+            Kind::Payment => self.follow_as::<Payment>(id),
+        }
+    }
+
+    fn follow_as<A: Housed>(&self, id: Uuid) -> BoxStream<'static, ViewRow> {
+        let here = A::host(&self.hosts).followers().subscribe(id);
+        let (places, slot) = (self.places.clone(), Id::<A>::from(id).slot());
+        stream::unfold((here, places), move |(mut here, places)| async move {
+            loop {
+                match tokio::time::timeout(LOOK_AGAIN, here.changed()).await {
+                    Ok(standing) => return Some((standing.row(), (here, places))),
+                    Err(_elapsed) if places.is_here(slot) => {}
+                    Err(_elapsed) => return None,
+                }
+            }
+        })
+        .boxed()
     }
 
     /// Where views and lists of an aggregate are read.
@@ -158,4 +270,28 @@ impl Directory {
             host.wake(id);
         }
     }
+}
+
+/// What came from another node; `None`: the entity has moved.
+fn heard<A: Aggregate>(said: Said) -> Option<Result<A::Answer, AskError<A::Rejection>>> {
+    match said {
+        Said::Answer(answer) => Some(read(&answer)),
+        Said::Rejection(rejection) => {
+            Some(read(&rejection).and_then(|rejection| Err(AskError::Rejected(rejection))))
+        }
+        Said::Unknown => Some(Err(AskError::Unknown)),
+        Said::NotHere => None,
+    }
+}
+
+/// What cannot be read was decided by a build that this one does not know: nobody here knows what.
+fn read<T: DeserializeOwned, R>(said: &[u8]) -> Result<T, AskError<R>> {
+    serde_json::from_slice(said).map_err(|error| {
+        tracing::warn!(%error, "another node's answer cannot be read");
+        AskError::Unknown
+    })
+}
+
+fn json(value: &impl Serialize) -> Bytes {
+    serde_json::to_vec(value).expect("commands and answers have string keys and no failing parts").into()
 }

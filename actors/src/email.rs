@@ -49,7 +49,7 @@ impl Address {
 }
 
 /// What a claim can be asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
     /// Who has it? This account, if nobody has.
     Claim {
@@ -59,11 +59,15 @@ pub enum Command {
 }
 
 /// Whose address it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// The account that the claim names.
     pub account: Id<Account>,
 }
+
+/// A claim is never refused: whoever has the address is the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Never {}
 
 /// What happened to a claim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +93,7 @@ impl Aggregate for Email {
 
     type Command = Command;
     type Answer = Answer;
-    type Rejection = std::convert::Infallible;
+    type Rejection = Never;
     type Event = Event;
     type Effect = std::convert::Infallible;
     type View = View;

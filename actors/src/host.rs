@@ -26,6 +26,7 @@ use crate::entity::{Birth, Effected, Entity, Envelope, Message, Reply};
 use crate::followers::Followers;
 use crate::ids::Id;
 use crate::retry::Backoff;
+use crate::territory::{SlotSet, Territory};
 use crate::world::{Performer, Time, World};
 
 const SHARDS: usize = 64;
@@ -56,6 +57,7 @@ pub struct Host<A: Aggregate> {
     journal: Arc<dyn Journal>,
     clock: Clock,
     limits: Limits,
+    territory: Arc<Territory>,
     followers: Arc<Followers<A>>,
     performer: Performer<A>,
     world: OnceLock<World>,
@@ -126,6 +128,9 @@ pub trait AnyHost: Send + Sync + std::fmt::Debug {
     fn supervise(&self, supervisor: ActorCell);
     /// Sends away who is not needed.
     fn tidy(&self);
+    /// Ends whoever lives in these slots, which are this node's no more: no entity of theirs is begun after
+    /// this returns.
+    fn evict(&self, slots: &SlotSet);
     /// How many are in memory.
     fn residents(&self) -> usize;
     /// Shows what is counted here.
@@ -140,12 +145,14 @@ impl<A: Aggregate> Host<A> {
         journal: Arc<dyn Journal>,
         clock: Clock,
         limits: Limits,
+        territory: Arc<Territory>,
         performer: Performer<A>,
     ) -> Arc<Self> {
         Arc::new(Self {
             journal,
             clock,
             limits,
+            territory,
             followers: Arc::default(),
             performer,
             world: OnceLock::new(),
@@ -179,6 +186,11 @@ impl<A: Aggregate> Host<A> {
     /// Who follows entities of this kind.
     pub fn followers(&self) -> &Arc<Followers<A>> {
         &self.followers
+    }
+
+    /// An answer that rests on no row may leave: nobody else can have written what lives here.
+    pub fn is_certain(&self) -> bool {
+        self.territory.is_certain()
     }
 
     /// Delivers a command. The receiver yields the answer, or an error when the outcome is unknown.
@@ -278,6 +290,10 @@ impl<A: Aggregate> Host<A> {
             Some(Slot::BackingOff { failures, .. }) => (false, *failures),
             None => (is_new, 0),
         };
+        // Under the lock: once they are evicted nobody begins anew.
+        if !self.territory.has(id.slot()) {
+            return;
+        }
         if let Some(mut live) = self.spawn(id, is_new, failures, now) {
             live.send(now, enter, message);
             shard.insert(id, Slot::Live(live));
@@ -492,6 +508,26 @@ impl<A: Aggregate> AnyHost for Arc<Host<A>> {
                     Slot::Live(_) | Slot::BackingOff { .. } | Slot::Quarantined { .. } => {}
                 }
             }
+        }
+    }
+
+    fn evict(&self, slots: &SlotSet) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.retain(|id, slot| {
+                let stays = !slots.has(id.slot());
+                match slot {
+                    Slot::Live(live) if !stays => {
+                        live.actor.kill();
+                        self.residents.fetch_sub(1, Ordering::AcqRel);
+                    }
+                    Slot::Quarantined { .. } if !stays => {
+                        metrics::gauge!("souk_entities_quarantined", "kind" => A::KIND.name()).decrement(1.0);
+                    }
+                    Slot::Live(_) | Slot::Quarantined { .. } | Slot::BackingOff { .. } => {}
+                }
+                stays
+            });
         }
     }
 

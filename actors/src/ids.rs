@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use souk_persistence::Timestamp;
 use souk_persistence::chance;
+use souk_persistence::journal::SLOTS;
 use uuid::Uuid;
 
 /// One of 4096 parts that ids are spread over. Ranges of slots are the unit of ownership.
@@ -23,6 +24,11 @@ impl Slot {
     /// A slot drawn at random.
     pub fn random() -> Self {
         Self(chance::draw::<u16>() & 0x0fff)
+    }
+
+    /// Every slot, in order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..SLOTS.unsigned_abs()).map(Self)
     }
 
     /// As the journal stores it.

@@ -106,7 +106,7 @@ pub struct Line {
 }
 
 /// What an order can be asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
     /// Buy.
     Place(Place),
@@ -129,7 +129,7 @@ pub enum Command {
 }
 
 /// A request to buy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Place {
     /// Who buys.
     pub customer: Id<Account>,
@@ -149,7 +149,7 @@ pub struct Place {
 }
 
 /// What a step was answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// All stock is held, at these prices.
     Reserved(Vec<Line>),
@@ -164,7 +164,7 @@ pub enum Outcome {
 }
 
 /// What an order says to a command that it takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// It is accepted, now or before.
     Placed {
@@ -182,7 +182,7 @@ pub enum Answer {
 }
 
 /// Why an order does not take a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rejection {
     /// No such order, or somebody else's.
     NotFound,
@@ -452,6 +452,13 @@ impl Aggregate for Order {
                 let events = self.step_answered(at, *step, *direction, outcome);
                 Decision::Done { events, answer: Ok(Answer::Noted) }
             }
+        }
+    }
+
+    fn begins(command: &Command) -> bool {
+        match command {
+            Command::Place(_) => true,
+            Command::Cancel { .. } | Command::StepAnswered { .. } => false,
         }
     }
 

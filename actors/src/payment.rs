@@ -67,7 +67,7 @@ struct Void {
 }
 
 /// What a payment can be asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
     /// Charge the customer.
     Charge {
@@ -105,7 +105,7 @@ pub enum Command {
 }
 
 /// What a payment says to a command that it takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// The money is ours.
     Captured,
@@ -116,7 +116,7 @@ pub enum Answer {
 }
 
 /// Why a payment does not take a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rejection {
     /// By the provider.
     Declined {

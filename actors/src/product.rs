@@ -99,7 +99,7 @@ pub struct Patch {
 }
 
 /// The representation that a change was made from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// The revision it showed.
     pub revision: u32,
@@ -108,7 +108,7 @@ pub struct Seen {
 }
 
 /// What a product can be asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
     /// Offer it.
     Create {
@@ -149,7 +149,7 @@ pub enum Command {
 }
 
 /// What a product says to a command that it takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// It exists, now or before, and stands like this.
     Product {
@@ -169,7 +169,7 @@ pub enum Answer {
 }
 
 /// The facts in force for a hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// Of one, in minor units, as held.
     pub price: i64,
@@ -182,7 +182,7 @@ pub struct Offer {
 }
 
 /// Why a product does not take a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rejection {
     /// Unknown or withdrawn.
     NotFound,

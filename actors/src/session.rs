@@ -33,7 +33,7 @@ struct Started {
 }
 
 /// What a session can be asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
     /// Begin it.
     Start {
@@ -48,7 +48,7 @@ pub enum Command {
 }
 
 /// The refresh token to be sealed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// Whose session it is.
     pub account: Id<Account>,
@@ -57,7 +57,7 @@ pub struct Answer {
 }
 
 /// The session is over, or never was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Over;
 
 /// What happened to a session.

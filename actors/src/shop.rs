@@ -17,9 +17,12 @@ use crate::clock::Clock;
 use crate::concurrency::ConcurrencyLimit;
 use crate::directory::{Directory, Hosts};
 use crate::host::{AnyHost, Host, Limits, Quarantined};
+use crate::route::Places;
 use crate::settling::{Collector, PARTS};
 use crate::supervisor::{Periodic, Root, RootArguments};
 use crate::sweep::Sweep;
+use crate::tenant::{Inner, Tenant};
+use crate::territory::Territory;
 use crate::world::{Performer, World};
 
 /// The journal of each service.
@@ -89,10 +92,7 @@ pub enum ShopError {
 /// The shop, open.
 #[derive(Debug)]
 pub struct Shop {
-    directory: Directory,
-    collector: Arc<Collector>,
-    concurrency: ConcurrencyLimit,
-    journals: Journals,
+    tenant: Tenant,
     root: ActorCell,
     has_failed: watch::Receiver<bool>,
 }
@@ -110,14 +110,15 @@ impl Shop {
         provider: Arc<dyn PaymentProvider>,
         clock: Clock,
         pace: Pace,
+        places: Places,
     ) -> Result<Self, ShopError> {
         let needed = pace.patience + pace.provider_call + provider.settles_within();
         let remembered = provider.remembers_for();
         if remembered < needed {
             return Err(ShopError::ForgetfulProvider { remembered, needed });
         }
-        let hosts = hosts(&journals, clock, pace.limits);
-        let directory = Directory::new(Arc::clone(&hosts));
+        let hosts = hosts(&journals, clock, pace.limits, places.territory());
+        let directory = Directory::new(Arc::clone(&hosts), places);
         let collector = Arc::new(Collector::new(pace.settle_max));
         let world = World {
             directory: directory.clone(),
@@ -128,16 +129,23 @@ impl Shop {
         };
         connect(&hosts, &world);
         let (give_up, has_failed) = watch::channel(false);
-        let periodic = periodic(&directory, &collector, &journals, pace);
+        let sweep = Arc::new(Sweep::default());
+        let periodic = periodic(&directory, &collector, &journals, &sweep, pace);
         let arguments = RootArguments { hosts, periodic, has_failed: give_up };
         let (root, _) = Actor::spawn(None, Root, arguments).await?;
         let concurrency = ConcurrencyLimit::new(pace.purchases_max, pace.patience / 2, Instant::now());
-        Ok(Self { directory, collector, concurrency, journals, root: root.get_cell(), has_failed })
+        let tenant = Tenant(Arc::new(Inner { directory, collector, sweep, concurrency, journals }));
+        Ok(Self { tenant, root: root.get_cell(), has_failed })
     }
 
     /// Finds entities.
     pub fn directory(&self) -> &Directory {
-        &self.directory
+        &self.tenant.0.directory
+    }
+
+    /// The shop as the cluster sees it.
+    pub fn tenant(&self) -> &Tenant {
+        &self.tenant
     }
 
     /// Turns true when the node gives up.
@@ -147,24 +155,22 @@ impl Shop {
 
     /// Entities that were left alone because they kept failing.
     pub fn quarantined(&self) -> Vec<Quarantined> {
-        self.directory.hosts().all().flat_map(AnyHost::quarantined).collect()
+        self.directory().hosts().all().flat_map(AnyHost::quarantined).collect()
     }
 
     /// Whether one more purchase may be accepted: what is accepted must be done in time.
     pub fn has_room(&self) -> bool {
-        let orders = &self.directory.hosts().order;
-        // What is stuck takes no turn of anybody else's: it must not close the shop.
-        orders.moving() < self.concurrency.get(Instant::now(), orders.done())
+        self.tenant.has_room()
     }
 
     /// Shows in the metrics what is counted elsewhere.
     pub fn measure(&self) {
-        self.directory.hosts().all().for_each(AnyHost::measure);
+        self.directory().hosts().all().for_each(AnyHost::measure);
     }
 
     /// Purchases under way on this node, and completed ones that are not settled yet.
     pub fn in_flight(&self) -> (usize, usize) {
-        (self.directory.hosts().order.residents(), self.collector.len())
+        (self.directory().hosts().order.residents(), self.tenant.0.collector.len())
     }
 
     /// Ends the shop as if its machine had lost power.
@@ -183,9 +189,7 @@ impl Shop {
         let (orders, unsettled) = self.in_flight();
         tracing::info!(orders, unsettled, "left for the next start");
         // Rows that were given to a writer are answered even if nobody hears it any more.
-        let flushed = [&self.journals.order, &self.journals.payment, &self.journals.product]
-            .map(|journal| journal.flushed());
-        let flushed = futures::future::join_all(flushed);
+        let flushed = self.tenant.flushed();
         if tokio::time::timeout_at(deadline.max(Instant::now() + Duration::from_secs(1)), flushed)
             .await
             .is_err()
@@ -196,16 +200,17 @@ impl Shop {
     }
 }
 
-fn hosts(journals: &Journals, clock: Clock, limits: Limits) -> Arc<Hosts> {
+fn hosts(journals: &Journals, clock: Clock, limits: Limits, territory: &Arc<Territory>) -> Arc<Hosts> {
     let Journals { account, product, order, payment } = journals.clone();
+    let here = || Arc::clone(territory);
     Arc::new(Hosts {
-        account: Host::new(Arc::clone(&account), clock, limits, Performer::owes_nothing()),
-        session: Host::new(Arc::clone(&account), clock, limits, Performer::owes_nothing()),
-        email: Host::new(account, clock, limits, Performer::owes_nothing()),
-        category: Host::new(Arc::clone(&product), clock, limits, Performer::owes_nothing()),
-        product: Host::new(product, clock, limits, Performer::owes_nothing()),
-        order: Host::new(order, clock, limits, Performer::order()),
-        payment: Host::new(payment, clock, limits, Performer::payment()),
+        account: Host::new(Arc::clone(&account), clock, limits, here(), Performer::owes_nothing()),
+        session: Host::new(Arc::clone(&account), clock, limits, here(), Performer::owes_nothing()),
+        email: Host::new(account, clock, limits, here(), Performer::owes_nothing()),
+        category: Host::new(Arc::clone(&product), clock, limits, here(), Performer::owes_nothing()),
+        product: Host::new(product, clock, limits, here(), Performer::owes_nothing()),
+        order: Host::new(order, clock, limits, here(), Performer::order()),
+        payment: Host::new(payment, clock, limits, here(), Performer::payment()),
     })
 }
 
@@ -224,10 +229,10 @@ fn periodic(
     directory: &Directory,
     collector: &Arc<Collector>,
     journals: &Journals,
+    sweep: &Arc<Sweep>,
     pace: Pace,
 ) -> Vec<Periodic> {
-    let sweep = Arc::new(Sweep::default());
-    let (swept, collected) = (directory.clone(), Arc::clone(collector));
+    let (sweep, swept, collected) = (Arc::clone(sweep), directory.clone(), Arc::clone(collector));
     let sweeping = rounds("sweep", pace.sweep_every, move || {
         let (sweep, directory, collector) = (Arc::clone(&sweep), swept.clone(), Arc::clone(&collected));
         async move { sweep.round(&directory, &collector, pace.sweep_every).await }.boxed()

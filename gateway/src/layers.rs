@@ -14,6 +14,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use souk_actors::admission::Gate;
+use souk_actors::route::TRACEPARENT as CURRENT_TRACE;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -58,13 +59,14 @@ async fn pass(State(limits): State<RequestLimits>, request: Request, next: Next)
     let request_id = request_id(request.headers(), trace);
     let span = tracing::info_span!("request", method, route, trace = %format_args!("{:032x}", trace.trace));
 
+    let traceparent: Arc<str> = trace.header().into();
     let handled = handle(&limits, route, request, next).instrument(span.clone());
-    let mut response = handled.await;
+    let mut response = CURRENT_TRACE.scope(Arc::clone(&traceparent), handled).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         response = problem.respond(uri.path());
     }
     let headers = response.headers_mut();
-    if let Ok(value) = HeaderValue::from_str(&trace.header()) {
+    if let Ok(value) = HeaderValue::from_str(&traceparent) {
         headers.insert(TRACEPARENT, value);
     }
     headers.insert(REQUEST_ID, request_id);

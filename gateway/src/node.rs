@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::PrometheusHandle;
 use souk_actors::host::Limits;
-use souk_actors::{Clock, Journals, Pace, Shop};
+use souk_actors::{Clock, Journals, Pace, Places, Shop};
 use souk_config::{Provider, SecretUrl, Settings, millis};
 use souk_persistence::databases::{DatabaseUrls, Databases};
 use souk_persistence::embedded::{Embedded, EmbeddedSettings};
@@ -209,7 +209,7 @@ async fn shop(settings: &Settings, databases: &Databases, clock: Clock) -> Resul
         settle_max: actors.settle_max,
         sweep_every: millis(actors.sweep_interval_ms),
     };
-    Ok(Shop::start(journals, provider, clock, pace).await?)
+    Ok(Shop::start(journals, provider, clock, pace, Places::alone()).await?)
 }
 
 /// The configured key, else one that is made once and kept in the data folder.

@@ -25,7 +25,7 @@ struct Errand {
     since: Option<Timestamp>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Command {
     Begin,
     /// Nobody wants it any more.
@@ -103,7 +103,8 @@ async fn open(perform: Perform) -> Arc<Host<Errand>> {
         provider_call: ERRAND,
     };
     let performer = Performer { perform, hand_over: |_, _, _, _| false, backoff: |_| Backoff::FOR_EVER };
-    let host = Host::<Errand>::new(MemoryJournal::open("errands"), Clock::System, LIMITS, performer);
+    let here = Arc::new(souk_actors::territory::Territory::everything());
+    let host = Host::<Errand>::new(MemoryJournal::open("errands"), Clock::System, LIMITS, here, performer);
     host.connect(world);
     supervise(&host).await;
     host

@@ -12,7 +12,7 @@ use souk_actors::laws::{Booked, Books, Law, Moment, Report, check, check_again};
 use souk_actors::order::{self, Accepted, Item, Order, Place};
 use souk_actors::payment::{self, Payment};
 use souk_actors::product::{self, Facts, Hold, Product};
-use souk_actors::{Clock, Id, Journals, Pace, Shop, Slot, Timestamp};
+use souk_actors::{Clock, Id, Journals, Pace, Places, Shop, Slot, Timestamp};
 use souk_persistence::journal::{Committed, Journal, Row, Scanned};
 use souk_persistence::memory::MemoryJournal;
 use souk_persistence::provider::{
@@ -121,7 +121,9 @@ impl Sold {
             order: order.clone(),
             payment: payment.clone(),
         };
-        let shop = Shop::start(journals, bank.clone(), clock, Pace::default()).await.expect("opens");
+        let shop = Shop::start(journals, bank.clone(), clock, Pace::default(), Places::alone())
+            .await
+            .expect("opens");
         let (shoes, hats) = (offer(&shop, clock).await, offer(&shop, clock).await);
         let buy = async |token: &str| {
             let id = Id::<Order>::fresh(clock.now(), Slot::random());

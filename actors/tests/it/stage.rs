@@ -12,7 +12,7 @@ use souk_actors::category::Category;
 use souk_actors::directory::{AskError, Housed};
 use souk_actors::order::{self, Item, Order, Place};
 use souk_actors::product::{self, Facts, Product};
-use souk_actors::{Clock, Id, Journals, Pace, Shop, Slot, Timestamp};
+use souk_actors::{Clock, Id, Journals, Pace, Places, Shop, Slot, Timestamp};
 use souk_persistence::chance;
 use souk_persistence::journal::Journal;
 use souk_persistence::memory::MemoryJournal;
@@ -102,7 +102,8 @@ impl Stage {
         let journals = self.journals.each_ref().map(|journal| journal.beside("of a node"));
         let [account, product, order, payment] = journals.clone();
         let all = Journals { account, product, order, payment };
-        let shop = Shop::start(all, self.bank.clone(), self.clock, self.pace).await.expect("opens");
+        let shop =
+            Shop::start(all, self.bank.clone(), self.clock, self.pace, Places::alone()).await.expect("opens");
         Arc::new(Node { shop, journals })
     }
 

@@ -9,6 +9,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use serde::{Deserialize, Serialize};
 use souk_actors::aggregate::{Aggregate, Decision, Kind, Residence};
 use souk_actors::host::{AnyHost, Host, Limits};
+use souk_actors::territory::Territory;
 use souk_actors::world::Performer;
 use souk_actors::{Clock, Id, Slot, Timestamp};
 use souk_persistence::memory::MemoryJournal;
@@ -19,7 +20,7 @@ pub struct Tally {
     count: u32,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
     Add,
     Read,
@@ -88,6 +89,8 @@ pub async fn supervise<A: Aggregate>(host: &Arc<Host<A>>) {
 #[derive(Debug)]
 pub struct Nothing;
 
+impl ractor::Message for Nothing {}
+
 impl<A: Aggregate> Actor for Supervisor<A> {
     type Msg = Nothing;
     type State = Arc<Host<A>>;
@@ -115,7 +118,9 @@ impl<A: Aggregate> Actor for Supervisor<A> {
             SupervisionEvent::ActorTerminated(actor, _, _) => {
                 host.ended(actor.get_id(), None);
             }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+            SupervisionEvent::ActorStarted(_)
+            | SupervisionEvent::ProcessGroupChanged(_)
+            | SupervisionEvent::PidLifecycleEvent(_) => {}
         }
         Ok(())
     }
@@ -136,7 +141,13 @@ impl Tallies {
 
     /// Another host over the same journal, as another node would have.
     pub async fn over(journal: &Arc<MemoryJournal>, limits: Limits) -> Arc<Host<Tally>> {
-        let host = Host::new(journal.clone(), Clock::System, limits, Performer::owes_nothing());
+        let host = Host::new(
+            journal.clone(),
+            Clock::System,
+            limits,
+            Arc::new(Territory::everything()),
+            Performer::owes_nothing(),
+        );
         supervise(&host).await;
         host
     }
