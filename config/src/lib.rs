@@ -113,6 +113,8 @@ pub struct Database {
     pub order_url: Option<SecretUrl>,
     /// The payments' database, if it is elsewhere.
     pub payment_url: Option<SecretUrl>,
+    /// The cluster's database, if it is elsewhere.
+    pub cluster_url: Option<SecretUrl>,
     /// The most connections of readers, for each database. The writer has one of its own.
     pub pool_size: u32,
     /// The folder of `initdb` and `postgres`, if they are not found by themselves.
@@ -127,6 +129,7 @@ impl Default for Database {
             product_url: None,
             order_url: None,
             payment_url: None,
+            cluster_url: None,
             pool_size: 8,
             binaries: None,
         }
@@ -136,9 +139,8 @@ impl Default for Database {
 impl Database {
     /// No database is named: Souk starts a server of its own.
     pub fn is_embedded(&self) -> bool {
-        [&self.url, &self.account_url, &self.product_url, &self.order_url, &self.payment_url]
-            .iter()
-            .all(|url| url.is_none())
+        let Self { url, account_url, product_url, order_url, payment_url, cluster_url, .. } = self;
+        [url, account_url, product_url, order_url, payment_url, cluster_url].iter().all(|url| url.is_none())
     }
 }
 

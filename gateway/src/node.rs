@@ -13,7 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use souk_actors::host::Limits;
 use souk_actors::{Clock, Journals, Pace, Places, Shop};
 use souk_config::{Provider, SecretUrl, Settings, millis};
-use souk_persistence::databases::{DatabaseUrls, Databases};
+use souk_persistence::databases::{DatabaseUrls, Databases, Hold};
 use souk_persistence::embedded::{Embedded, EmbeddedSettings};
 use souk_persistence::provider::PaymentProvider;
 use souk_persistence::sandbox::SandboxProvider;
@@ -137,8 +137,9 @@ async fn over(
     metrics: PrometheusHandle,
 ) -> Result<(Databases, App, watch::Sender<bool>)> {
     let urls = urls(settings, embedded.map(Embedded::url));
-    let databases =
-        Databases::open(&urls, settings.database.pool_size).await.context("open the databases")?;
+    let databases = Databases::open(&urls, Hold::Alone, settings.database.pool_size)
+        .await
+        .context("open the databases")?;
     let password = &settings.password;
     let (drain, draining) = watch::channel(false);
     let clock = Clock::System;
@@ -173,6 +174,7 @@ pub(crate) fn urls(settings: &Settings, server: Option<String>) -> DatabaseUrls 
         product: reveal(&database.product_url),
         order: reveal(&database.order_url),
         payment: reveal(&database.payment_url),
+        cluster: reveal(&database.cluster_url),
     }
 }
 

@@ -48,14 +48,20 @@ impl Service {
     }
 }
 
-/// Applies what is missing. On a thread of its own: dropping the future cannot leave a transaction open.
+/// Applies what is missing in the database of a service.
 pub async fn migrate(service: Service, options: &PgConnectOptions) -> Result<(), MigrateError> {
+    migrate_by(service.migrator(), options).await
+}
+
+/// Applies what is missing in any database; `migrator`: as `sqlx::migrate!` makes it. On a thread of its own: dropping the future cannot leave a
+/// transaction open. Of several nodes at once one applies, and the others wait for it.
+pub async fn migrate_by(migrator: Migrator, options: &PgConnectOptions) -> Result<(), MigrateError> {
     let options = options.clone();
     let runtime = tokio::runtime::Handle::current();
     let unit = tokio::task::spawn_blocking(move || {
         runtime.block_on(async {
             let mut connection = options.connect().await?;
-            service.migrator().run(&mut connection).await?;
+            migrator.run(&mut connection).await?;
             connection.close().await?;
             Ok(())
         })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
-use souk_persistence::databases::{DatabaseUrls, Databases, DatabasesError, ReadOnly};
+use souk_persistence::databases::{DatabaseUrls, Databases, DatabasesError, Hold, ReadOnly};
 use souk_persistence::embedded::{Embedded, EmbeddedError, EmbeddedSettings, Visit};
 use sqlx::{Connection, PgConnection, Row};
 
@@ -66,7 +66,7 @@ async fn a_visitor_leaves_everything_as_it_was_met() {
     let server = Embedded::start(&settings(&folder)).await.expect("starts");
     let urls = DatabaseUrls { server: Some(server.url()), ..DatabaseUrls::default() };
     assert!(ReadOnly::open(&urls).await.expect("looks").is_none());
-    let databases = Databases::open(&urls, 1).await.expect("opens");
+    let databases = Databases::open(&urls, Hold::Alone, 1).await.expect("opens");
     let visit = Visit::begin(&settings(&folder)).await.expect("begins").expect("a server");
     assert_eq!((visit.url(), visit.is_alone()), (server.url(), false));
     let read_only = ReadOnly::open(&urls).await.expect("looks").expect("databases");
@@ -81,7 +81,8 @@ async fn a_visitor_leaves_everything_as_it_was_met() {
     let gone = async { while run(&server, "drop database order_db").await.is_err() {} };
     tokio::time::timeout(Duration::from_secs(10), gone).await.expect("dropped");
     let incomplete = ReadOnly::open(&urls).await;
-    assert!(matches!(incomplete, Err(DatabasesError::Incomplete { database: "order_db" })), "{incomplete:?}");
+    let Err(DatabasesError::Incomplete { database }) = incomplete else { panic!("{incomplete:?}") };
+    assert_eq!(database, "order_db");
     server.stop().await;
 
     let visit = Visit::begin(&settings(&folder)).await.expect("begins").expect("a server");

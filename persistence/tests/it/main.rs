@@ -2,6 +2,7 @@
 
 mod embedded;
 mod folder;
+mod hold;
 mod journal;
 mod postgres;
 mod proxy;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use souk_persistence::databases::{DatabaseUrls, Databases, DatabasesError};
+use souk_persistence::databases::{Conflict, DatabaseUrls, Databases, DatabasesError, Hold};
 use souk_persistence::journal::{Committed, Journal as _, JournalError, Row, Scanned, ScannedRow};
 use souk_persistence::postgres::PostgresJournal;
 use sqlx::{Connection, PgConnection, Row as _};
@@ -38,7 +38,7 @@ async fn the_journal_on_postgresql_keeps_the_contract_and_what_only_it_can_break
     // Migrated already, and opened again by a later node.
     let Postgres { server, databases, _folder } = postgres;
     drop(databases);
-    let databases = Databases::open(&urls(&server), 4).await.expect("opens again");
+    let databases = Databases::open(&urls(&server), Hold::Alone, 4).await.expect("opens again");
     let journal: Shared = databases.product.clone();
     assert_eq!(load(&journal, 1 << 20).await, (2, vec![1, 2]));
     drop(databases);
@@ -180,22 +180,25 @@ async fn a_database_that_another_souk_has_is_left_alone_and_one_that_it_takes_is
     // Databases of their own, by a URL each; made by the first who opens them.
     let url = |name: &str| Some(postgres.server.url().replace("/postgres", &format!("/{name}")));
     let urls = DatabaseUrls {
-        server: None,
         account: url("locked_1"),
         product: url("locked_2"),
         order: url("locked_3"),
         payment: url("locked_4"),
+        ..DatabaseUrls::default()
     };
-    drop(Databases::open(&urls, 1).await.expect("makes them"));
+    drop(Databases::open(&urls, Hold::Alone, 1).await.expect("makes them"));
     let take = "select pg_advisory_lock(x'736f756b'::bigint)";
     let options = postgres.options("locked_4");
     let mut other = PgConnection::connect_with(&options).await.expect("connects");
     sqlx::query(take).execute(&mut other).await.expect("locks");
-    let refused = Databases::open(&urls, 1).await;
-    assert!(matches!(refused, Err(DatabasesError::InUse { database: "payment_db" })), "{refused:?}");
+    let refused = Databases::open(&urls, Hold::Alone, 1).await;
+    let Err(DatabasesError::InUse { database, conflict: Conflict::TwoAlone }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(database, "payment_db");
     // What it had taken by then it gave back.
     other.close().await.expect("closes");
-    let databases = Databases::open(&urls, 1).await.expect("opens");
+    let databases = Databases::open(&urls, Hold::Alone, 1).await.expect("opens");
     let mut is_lost = databases.is_lost();
     assert!(!*is_lost.borrow_and_update());
 
@@ -225,20 +228,21 @@ async fn an_opening_that_is_given_up_leaves_no_transaction_in_which_somebody_els
 ) {
     let url = |name: &str| Some(postgres.server.url().replace("/postgres", &format!("/{name}")));
     let urls = DatabaseUrls {
-        server: None,
         account: url("dropped_1"),
         product: url("dropped_2"),
         order: url("dropped_3"),
         payment: url("dropped_4"),
+        ..DatabaseUrls::default()
     };
     let mut given_up = 0;
     for number in 0..40 {
         // Each goes on where the one before was given up: making, locking, migrating, one after the other.
         let patience = Duration::from_millis(4 * number);
-        given_up += u32::from(tokio::time::timeout(patience, Databases::open(&urls, 1)).await.is_err());
+        given_up +=
+            u32::from(tokio::time::timeout(patience, Databases::open(&urls, Hold::Alone, 1)).await.is_err());
     }
     assert!(given_up >= 5, "only {given_up} were given up");
-    let opened = tokio::time::timeout(Duration::from_secs(60), Databases::open(&urls, 1)).await;
+    let opened = tokio::time::timeout(Duration::from_secs(60), Databases::open(&urls, Hold::Alone, 1)).await;
     let databases = opened.expect("in time").expect("opens");
     let journals: [(&str, Shared); 4] = [
         ("dropped_1", databases.account.clone()),

@@ -1,6 +1,6 @@
 //! A PostgreSQL server for tests, with the databases of a Souk.
 
-use souk_persistence::databases::{DatabaseUrls, Databases};
+use souk_persistence::databases::{DatabaseUrls, Databases, Hold};
 use souk_persistence::embedded::{Embedded, EmbeddedSettings};
 use souk_persistence::postgres::PostgresJournal;
 use sqlx::postgres::{PgConnectOptions, PgRow};
@@ -23,7 +23,7 @@ impl Postgres {
         let folder = Folder::new();
         let settings = EmbeddedSettings { data: folder.path().to_owned(), binaries: None };
         let server = Embedded::start(&settings).await.expect("starts");
-        let databases = Databases::open(&urls(&server), 4).await.expect("opens");
+        let databases = Databases::open(&urls(&server), Hold::Alone, 4).await.expect("opens");
         Self { server, databases, _folder: folder }
     }
 
