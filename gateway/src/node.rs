@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use souk_actors::host::Limits;
 use souk_actors::{Clock, Journals, Pace, Places, Shop};
 use souk_config::{Provider, SecretUrl, Settings, millis};
-use souk_persistence::databases::{DatabaseUrls, Databases, Hold};
+use souk_persistence::databases::{DatabaseUrls, Databases, DatabasesError, Hold};
 use souk_persistence::embedded::{Embedded, EmbeddedSettings};
 use souk_persistence::provider::PaymentProvider;
-use souk_persistence::sandbox::SandboxProvider;
+use souk_persistence::sandbox::{self, BooksAt, SandboxProvider};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -140,6 +140,7 @@ async fn over(
     let databases = Databases::open(&urls, Hold::Alone, settings.database.pool_size)
         .await
         .context("open the databases")?;
+    let books = sandbox_books(settings, false, urls.server.as_deref()).context("find the sandbox's books")?;
     let password = &settings.password;
     let (drain, draining) = watch::channel(false);
     let clock = Clock::System;
@@ -147,7 +148,7 @@ async fn over(
         tokens: Tokens::new(&[token_key(settings)?])?,
         passwords: Passwords::new(password.concurrency, password.waiting_max)?,
         shop_currency: settings.gateway.shop_currency.parse().context("gateway.shop_currency")?,
-        shop: shop(settings, &databases, clock).await?,
+        shop: shop(settings, &databases, &books, clock).await?,
         clock,
         settings: settings.clone(),
         metrics,
@@ -178,17 +179,26 @@ pub(crate) fn urls(settings: &Settings, server: Option<String>) -> DatabaseUrls 
     }
 }
 
-/// Where the sandbox keeps its books.
-pub(crate) fn sandbox_folder(settings: &Settings) -> PathBuf {
-    settings.payment.sandbox_folder.clone().unwrap_or_else(|| settings.data.join("sandbox"))
+/// Where the sandbox keeps its books: in a folder, unless nodes that have nothing in common but a database
+/// server, `server`, must share them.
+pub(crate) fn sandbox_books(
+    settings: &Settings,
+    is_clustered: bool,
+    server: Option<&str>,
+) -> Result<BooksAt, DatabasesError> {
+    match (&settings.payment.sandbox_folder, is_clustered) {
+        (Some(folder), _) => Ok(BooksAt::Folder(folder.clone())),
+        (None, false) => Ok(BooksAt::Folder(settings.data.join("sandbox"))),
+        (None, true) => BooksAt::server(server),
+    }
 }
 
-async fn shop(settings: &Settings, databases: &Databases, clock: Clock) -> Result<Shop> {
+async fn shop(settings: &Settings, databases: &Databases, books: &BooksAt, clock: Clock) -> Result<Shop> {
     let actors = &settings.actors;
     let provider: Arc<dyn PaymentProvider> = match settings.payment.provider {
         Provider::Sandbox => {
-            let folder = sandbox_folder(settings);
-            SandboxProvider::open(&folder).with_context(|| format!("open {}", folder.display()))?
+            let pace = sandbox::Pace::default();
+            SandboxProvider::open_at(books, pace).await.context("open the payment provider's books")?
         }
     };
     let journals = Journals {

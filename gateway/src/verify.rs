@@ -2,10 +2,9 @@
 //! reads. What the laws are: [`souk_actors::laws`].
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Serialize;
 use souk_actors::laws::{self, Booked, Books, Moment, Report};
 use souk_actors::{Clock, Journals};
@@ -13,9 +12,9 @@ use souk_config::Settings;
 use souk_persistence::databases::{DatabaseUrls, ReadOnly};
 use souk_persistence::embedded::{EmbeddedSettings, Visit};
 use souk_persistence::journal::SLOTS;
-use souk_persistence::sandbox;
+use souk_persistence::sandbox::{BooksAt, LedgerEntry};
 
-use crate::node::{sandbox_folder, urls};
+use crate::node::{sandbox_books, urls};
 
 /// What was under way at the first look has moved on by the second.
 const AGAIN: Duration = Duration::from_secs(3);
@@ -85,9 +84,13 @@ pub async fn verify(settings: &Settings, interrupted: impl Future<Output = ()>) 
         }
         false => None,
     };
-    let (urls, books) = (urls(settings, visit.as_ref().map(Visit::url)), sandbox_folder(settings));
+    let urls = urls(settings, visit.as_ref().map(Visit::url));
+    let look = async {
+        let books = sandbox_books(settings, false, urls.server.as_deref());
+        over(&urls, &books.context("find the sandbox's books")?).await
+    };
     let verified = tokio::select! {
-        verified = over(&urls, &books) => verified,
+        verified = look => verified,
         () = interrupted => Err(anyhow::anyhow!("interrupted")),
     };
     if let Some(visit) = visit {
@@ -96,8 +99,8 @@ pub async fn verify(settings: &Settings, interrupted: impl Future<Output = ()>) 
     verified
 }
 
-/// Looks at the databases at these URLs, and at the books in the folder. `None`: there are no databases.
-pub async fn over(urls: &DatabaseUrls, books: &Path) -> Result<Option<Verified>> {
+/// Looks at the databases at these URLs, and at the provider's books. `None`: there are no databases.
+pub async fn over(urls: &DatabaseUrls, books: &BooksAt) -> Result<Option<Verified>> {
     match ReadOnly::open(urls).await.context("open the databases")? {
         Some(databases) => Place::new(databases, books).look().await.map(Some),
         None => Ok(None),
@@ -108,29 +111,29 @@ pub async fn over(urls: &DatabaseUrls, books: &Path) -> Result<Option<Verified>>
 struct Place {
     journals: Journals,
     databases: ReadOnly,
-    books: PathBuf,
+    books: BooksAt,
 }
 
 impl Place {
-    fn new(databases: ReadOnly, books: &Path) -> Self {
+    fn new(databases: ReadOnly, books: &BooksAt) -> Self {
         let journals = Journals {
             account: databases.account.clone(),
             product: databases.product.clone(),
             order: databases.order.clone(),
             payment: databases.payment.clone(),
         };
-        Self { journals, databases, books: books.to_owned() }
+        Self { journals, databases, books: books.clone() }
     }
 
     /// A violation counts if nobody writes, or if it is there a few seconds later too.
     async fn look(&self) -> Result<Verified> {
-        let (moment, books) = (self.moment().await?, self.books()?);
+        let (moment, books) = (self.moment().await?, self.books().await?);
         let report = laws::check(&self.journals, books.as_ref(), moment).await?;
         if report.holds() || !self.databases.is_held().await? {
             return Ok(verified(moment, report));
         }
         tokio::time::sleep(AGAIN).await;
-        let (moment, books) = (self.moment().await?, self.books()?);
+        let (moment, books) = (self.moment().await?, self.books().await?);
         let report = laws::check_again(&self.journals, books.as_ref(), moment, &report).await?;
         Ok(verified(moment, report))
     }
@@ -149,18 +152,11 @@ impl Place {
     }
 
     /// What the sandbox says of every payment; `None`: there is no sandbox here.
-    fn books(&self) -> Result<Option<Books>> {
-        match self.books.try_exists() {
-            Ok(true) => {}
-            Ok(false) => return Ok(None),
-            Err(error) => bail!("{} cannot be looked into: {error}", self.books.display()),
-        }
-        let ledger = sandbox::read_ledger(&self.books)
-            .with_context(|| format!("read the books in {}", self.books.display()))?;
-        let booked = |entry: sandbox::LedgerEntry| {
-            (entry.key, Booked { captured: entry.captured, refunded: entry.refunded })
-        };
-        Ok(Some(ledger.into_iter().map(booked).collect()))
+    async fn books(&self) -> Result<Option<Books>> {
+        let ledger = self.books.read().await.context("read the payment provider's books")?;
+        let booked =
+            |entry: LedgerEntry| (entry.key, Booked { captured: entry.captured, refunded: entry.refunded });
+        Ok(ledger.map(|ledger| ledger.into_iter().map(booked).collect()))
     }
 }
 

@@ -14,8 +14,9 @@ use crate::migrate::{Service, migrate};
 use crate::postgres::PostgresJournal;
 
 pub use hold::{Conflict, Hold};
+use server::connected;
 pub use server::prepare;
-use server::{connect, connected, is_missing, within};
+pub(crate) use server::{connect, database_options, is_missing, prepared, within};
 
 /// Where the databases are: one server for all, or a URL for each.
 #[derive(Clone, Debug, Default)]
@@ -209,5 +210,5 @@ fn options(urls: &DatabaseUrls, service: Service) -> Result<PgConnectOptions, Da
         Service::Order => &urls.order,
         Service::Payment => &urls.payment,
     };
-    server::options(service.database(), own.as_deref(), urls.server.as_deref())
+    database_options(service.database(), own.as_deref(), urls.server.as_deref())
 }

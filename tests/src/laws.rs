@@ -11,7 +11,7 @@ use souk_actors::order::{self, Status};
 use souk_actors::{Clock, Journals, product};
 use souk_persistence::databases::{DatabaseUrls, ReadOnly};
 use souk_persistence::journal::{Journal, SLOTS, Scanned};
-use souk_persistence::sandbox;
+use souk_persistence::sandbox::BooksAt;
 use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -43,7 +43,10 @@ pub async fn hold(data: &Data, stocked: &HashMap<Uuid, i64>, patience: Duration)
         payment: databases.payment.clone(),
     };
     let now = at_rest(&journals, patience).await?;
-    let books: Books = sandbox::read_ledger(&data.path().join("sandbox"))?
+    let books: Books = BooksAt::Folder(data.path().join("sandbox"))
+        .read()
+        .await?
+        .unwrap_or_default()
         .into_iter()
         .map(|entry| (entry.key, Booked { captured: entry.captured, refunded: entry.refunded }))
         .collect();

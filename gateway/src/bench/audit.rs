@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use souk_actors::laws::{Law, Purchases};
 use souk_persistence::databases::DatabaseUrls;
+use souk_persistence::sandbox::BooksAt;
 use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
 use tokio::time::Instant;
@@ -64,7 +65,8 @@ pub async fn audit(server: &Server, data: &Path, before: [u64; 2], told: &Outcom
         tokio::time::sleep(POLL).await;
     }
     let urls = DatabaseUrls { server: Some(server.url("postgres")), ..DatabaseUrls::default() };
-    let verified = verify::over(&urls, &data.join("sandbox")).await?.context("there are databases")?;
+    let books = BooksAt::Folder(data.join("sandbox"));
+    let verified = verify::over(&urls, &books).await?.context("there are databases")?;
     let Purchases { completed, failed, cancelled, pending } = verified.report.purchases;
     let not_completed = failed + cancelled + pending;
     let verdicts = &verified.report.verdicts;

@@ -20,17 +20,19 @@ pub async fn prepare(
     own: Option<&str>,
     server: Option<&str>,
 ) -> Result<PgConnectOptions, DatabasesError> {
-    let options = options(name, own, server)?;
-    let connection = connected(name, &options).await?;
-    connection
-        .close()
-        .await
-        .map_err(|source| DatabasesError::Unreachable { database: name.into(), source })?;
+    let options = database_options(name, own, server)?;
+    prepared(name, &options).await?;
     Ok(options)
 }
 
+/// Makes the database if it is missing, and checks its server.
+pub(crate) async fn prepared(name: &str, options: &PgConnectOptions) -> Result<(), DatabasesError> {
+    let connection = connected(name, options).await?;
+    connection.close().await.map_err(|source| DatabasesError::Unreachable { database: name.into(), source })
+}
+
 /// Where the database `name` is: where `own` says, else of that name on `server`.
-pub(crate) fn options(
+pub(crate) fn database_options(
     name: &str,
     own: Option<&str>,
     server: Option<&str>,
@@ -77,7 +79,7 @@ pub(crate) async fn within<T>(
 }
 
 /// 3D000: there is no such database.
-pub(super) fn is_missing(error: &sqlx::Error) -> bool {
+pub(crate) fn is_missing(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).as_deref() == Some("3D000")
 }
 
@@ -130,16 +132,18 @@ mod tests {
     #[test]
     fn a_url_of_its_own_goes_before_the_server() {
         let server = Some("postgres://souk@db/postgres");
-        let name =
-            |own| options("cluster_db", own, server).expect("options").get_database().map(str::to_owned);
+        let name = |own| {
+            database_options("cluster_db", own, server).expect("options").get_database().map(str::to_owned)
+        };
         assert_eq!(name(None).as_deref(), Some("cluster_db"));
         assert_eq!(name(Some("postgres://souk@other/members")).as_deref(), Some("members"));
-        assert!(matches!(options("cluster_db", None, None), Err(DatabasesError::Missing(_))));
+        assert!(matches!(database_options("cluster_db", None, None), Err(DatabasesError::Missing(_))));
     }
 
     #[test]
     fn a_url_that_cannot_be_read_is_not_shown() {
-        let error = options("order_db", Some("postgres://souk:canary@db:x"), None).expect_err("no port");
+        let error =
+            database_options("order_db", Some("postgres://souk:canary@db:x"), None).expect_err("no port");
         assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The sandbox's books: a file of lines that several processes append to, and what this one has read of it.
+//! The sandbox's books on one machine: a file of lines that several processes append to, and what this one has read of it.
 //!
 //! Whoever decides holds the lock: it first reads on, then writes what it decided. So a torn line at the
 //! end, of a writer that was killed within it, is met under the lock, and nothing was answered for it.
@@ -7,98 +7,19 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use crate::Timestamp;
+use super::rules::{self, Decided, Known, Line};
+use super::{AT_ONCE_MAX, Request, now};
+use crate::provider::ProviderUnknown;
 
 const BOOKS: &str = "payments.log";
 const LOCK: &str = "payments.lock";
-
-/// A line of the books.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "what", rename_all = "snake_case")]
-pub(super) enum Line {
-    /// A charge was asked for and nothing came of it yet.
-    Asked {
-        key: Uuid,
-        at: Timestamp,
-    },
-    Captured {
-        key: Uuid,
-        at: Timestamp,
-        amount: i64,
-        currency: String,
-        token: String,
-    },
-    Declined {
-        key: Uuid,
-        at: Timestamp,
-        amount: i64,
-        reason: String,
-    },
-    Refunded {
-        key: Uuid,
-        at: Timestamp,
-        refund_key: String,
-        amount: i64,
-    },
-}
-
-/// What the books say of a key. Kept in memory for ever, so what is rare is kept apart.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    pub captured: Option<Captured>,
-    rare: Option<Box<Rare>>,
-}
-
-#[derive(Debug)]
-pub(super) struct Captured {
-    pub amount: i64,
-    pub currency: Currency,
-}
-
-/// The three letters of ISO 4217.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Currency([u8; 3]);
-
-impl Currency {
-    /// `None`: no currency.
-    pub fn parse(text: &str) -> Option<Self> {
-        text.as_bytes().try_into().ok().map(Self)
-    }
-}
-
-/// What few payments have.
-#[derive(Debug, Default)]
-pub(super) struct Rare {
-    /// The buyer's token, where it matters for an answer that is repeated.
-    pub token: Option<String>,
-    pub asked: Option<Timestamp>,
-    /// (amount, reason)
-    pub declined: Option<(i64, String)>,
-    pub refunds: HashMap<String, i64>,
-}
-
-/// Tokens whose repeated charge is answered otherwise than with what was captured.
-const REMEMBERED: [&str; 2] = ["tok_captured_but_declined", "tok_unknown_for_a_while"];
-
-impl Known {
-    /// What few payments have; `None`: this one has nothing of it.
-    pub fn rare(&self) -> Option<&Rare> {
-        self.rare.as_deref()
-    }
-
-    /// What was given back, in minor units.
-    pub fn refunded(&self) -> i64 {
-        self.rare().map_or(0, |rare| rare.refunds.values().sum())
-    }
-
-    fn rarely(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_default()
-    }
-}
+/// When several came at once, so long is waited for the next ones: one turn then serves many.
+const LINGER: Duration = Duration::from_micros(500);
 
 /// The books, and what this process has read of them.
 #[derive(Debug)]
@@ -171,29 +92,48 @@ impl Books {
     }
 
     fn learn(&mut self, line: Line) {
-        match line {
-            Line::Asked { key, at } => {
-                self.known.entry(key).or_default().rarely().asked.get_or_insert(at);
-            }
-            Line::Captured { key, at, amount, currency, token } => {
-                let Some(currency) = Currency::parse(&currency) else {
-                    tracing::error!(%key, currency, "a line of the sandbox's books has no currency");
-                    return;
-                };
-                let known = self.known.entry(key).or_default();
-                if known.captured.is_none() && REMEMBERED.contains(&token.as_str()) {
-                    let rare = known.rarely();
-                    rare.asked.get_or_insert(at);
-                    rare.token = Some(token);
+        self.known.entry(line.key()).or_default().learn(line);
+    }
+}
+
+/// Gives an answer to whoever waits for it.
+type Tell = Box<dyn FnOnce()>;
+
+/// Decides what comes, until nobody is left who could ask. For a thread of its own, because files block.
+pub(super) fn serve(mut books: Books, unknown_for: Duration, mut waiting: mpsc::Receiver<Request>) {
+    while let Some(first) = waiting.blocking_recv() {
+        let more = std::iter::from_fn(|| waiting.try_recv().ok()).take(AT_ONCE_MAX - 1);
+        let requests = std::iter::once(first).chain(more);
+        let now = now();
+        let decided = books.locked(|page| {
+            let decide = |request| match request {
+                Request::Charge(request, expires, to) => {
+                    let known = page.of(request.key);
+                    let decided = rules::charge(known, now, unknown_for, &request, expires);
+                    page.noted(decided, to)
                 }
-                known.captured.get_or_insert(Captured { amount, currency });
+                Request::Find(key, to) => {
+                    let decided = rules::find(page.of(key), key);
+                    page.noted(decided, to)
+                }
+                Request::Refund(request, to) => {
+                    let decided = rules::refund(page.of(request.key), now, &request);
+                    page.noted(decided, to)
+                }
+            };
+            requests.map(decide).collect::<Vec<Tell>>()
+        });
+        match decided {
+            // All lines are written before the first answer is given.
+            Ok(answers) => {
+                let is_busy = answers.len() > 1;
+                answers.into_iter().for_each(|tell| tell());
+                if is_busy {
+                    std::thread::sleep(LINGER);
+                }
             }
-            Line::Declined { key, at: _, amount, reason } => {
-                self.known.entry(key).or_default().rarely().declined.get_or_insert((amount, reason));
-            }
-            Line::Refunded { key, at: _, refund_key, amount } => {
-                self.known.entry(key).or_default().rarely().refunds.insert(refund_key, amount);
-            }
+            // Whoever asked learns that nobody knows.
+            Err(error) => tracing::error!(%error, "the sandbox's books fail"),
         }
     }
 }
@@ -243,7 +183,18 @@ impl Page<'_> {
         self.books.of(key)
     }
 
-    pub fn note(&mut self, line: Line) {
+    /// Notes what was decided; the answer is to be given when it is written.
+    fn noted<T: 'static>(
+        &mut self,
+        (line, answer): Decided<T>,
+        to: oneshot::Sender<Result<T, ProviderUnknown>>,
+    ) -> Tell {
+        line.into_iter().for_each(|line| self.note(line));
+        // Whoever has stopped waiting does not hear it.
+        Box::new(move || drop(to.send(answer)))
+    }
+
+    fn note(&mut self, line: Line) {
         serde_json::to_writer(&mut self.lines, &line).expect("a line has string keys and no failing parts");
         self.lines.push(b'\n');
         self.books.learn(line);
