@@ -3,11 +3,19 @@
 DATA ?= data
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: run test check bench demo packages clean
+.PHONY: run cluster test check bench demo packages clean
 
 run: packages
 	cargo build --release --locked --bin souk
 	exec target/release/souk serve --listen $(LISTEN) --data $(DATA)
+
+# Three nodes behind a balancer; Ctrl-C stops them all.
+CLUSTER_DATA ?= $(DATA)/cluster
+
+cluster:
+	.ci/packages haproxy
+	cargo build --release --locked --bin souk
+	exec env DATA=$(CLUSTER_DATA) PORT=$(lastword $(subst :, ,$(LISTEN))) cluster/play.sh
 
 test: packages check
 	cargo build --locked --bin souk

@@ -17,6 +17,7 @@ use crate::directory::Directory;
 use crate::ids::Id;
 use crate::order::Order;
 use crate::product::{self, Claim, Product};
+use crate::territory::SlotSet;
 
 /// The most holds that a product is told of in one command.
 const CLAIMS_MAX: usize = 1_000;
@@ -70,6 +71,12 @@ impl Collector {
     /// Whether an order's settling is under way here.
     pub fn has(&self, order: Id<Order>) -> bool {
         self.lock().orders.contains_key(&order)
+    }
+
+    /// Orders of these slots are another node's to settle.
+    pub fn forget(&self, slots: &SlotSet) {
+        // Their products may still be told: that a purchase is complete is true whoever says it.
+        self.lock().orders.retain(|order, _| !slots.has(order.slot()));
     }
 
     /// How many orders are to be settled.
@@ -199,6 +206,15 @@ mod tests {
         let rounds: Vec<_> = (0..PARTS).map(told).collect();
         assert_eq!(rounds.iter().filter(|told| !told.is_empty()).count(), 2);
         assert_eq!(rounds.concat(), [product(1), product(2)]);
+    }
+
+    #[test]
+    fn orders_that_have_moved_away_are_not_settled_here() {
+        let collector = Collector::new(10);
+        collector.take(claim(1), 3, [product(1)].into_iter());
+        collector.forget(&SlotSet::EVERYTHING);
+        assert!(collector.is_empty());
+        assert_eq!(collector.settled(product(1), &[claim(1)], true), vec![]);
     }
 
     #[test]

@@ -57,6 +57,7 @@ impl Tenant {
     pub fn lose(&self, slots: &SlotSet) {
         self.territory().lose(slots);
         self.0.sweep.forget(slots);
+        self.0.collector.forget(slots);
         self.0.directory.hosts().all().for_each(|host| host.evict(slots));
     }
 

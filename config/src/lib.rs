@@ -30,6 +30,10 @@ pub struct Settings {
     pub database: Database,
     /// Entities and sagas.
     pub actors: Actors,
+    /// Other nodes.
+    pub cluster: Cluster,
+    /// Operators.
+    pub admin: Admin,
     /// Access and refresh tokens.
     pub token: Token,
     /// Password hashing.
@@ -51,6 +55,8 @@ impl Default for Settings {
             gateway: Gateway::default(),
             database: Database::default(),
             actors: Actors::default(),
+            cluster: Cluster::default(),
+            admin: Admin::default(),
             token: Token::default(),
             password: Password::default(),
             payment: Payment::default(),
@@ -188,12 +194,80 @@ impl Default for Actors {
     }
 }
 
+/// Other nodes: they share the databases and act as one shop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cluster {
+    /// Where to listen for other nodes. None: this node is alone, and has the databases for itself.
+    pub listen: Option<SocketAddr>,
+    /// What other nodes connect to, `host:port`. None: `listen`.
+    pub advertise: Option<String>,
+    /// Where clients reach this node, for those who look at the cluster. None: where it listens.
+    pub http: Option<String>,
+    /// This node's name through all its starts: it decides which shards fall to it. None: what it advertises.
+    pub name: Option<String>,
+    /// `both`, `gateway` (takes requests, has no shards) or `worker` (has shards, takes no requests).
+    pub role: Role,
+    /// What nodes know each other by, 32 bytes or more, the same on all of them. Tokens are sealed with a key
+    /// that is made from it, unless token.key is set.
+    pub cookie: Option<Secret>,
+    /// How long a node keeps its shards that says nothing: what it had serves again a moment later.
+    pub lease_ms: u64,
+    /// How many parts the shop has when a cluster is made; never changed afterwards.
+    pub shards: u16,
+    /// This node's certificate chain, its key, and who signs those of all nodes: PEM files. With them both ends
+    /// of every link show a certificate, and what crosses is encrypted.
+    pub tls_certificate: Option<PathBuf>,
+    /// See above.
+    pub tls_key: Option<PathBuf>,
+    /// See above.
+    pub tls_authority: Option<PathBuf>,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            advertise: None,
+            http: None,
+            name: None,
+            role: Role::Both,
+            cookie: None,
+            lease_ms: 10_000,
+            shards: 64,
+            tls_certificate: None,
+            tls_key: None,
+            tls_authority: None,
+        }
+    }
+}
+
+/// What a node of a cluster does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Takes requests and has no shards.
+    Gateway,
+    /// Has shards and takes no requests of clients.
+    Worker,
+    /// Both.
+    Both,
+}
+
+/// Operators.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// What opens /api/v1/admin, as a bearer token of 16 bytes or more. None: it is closed.
+    pub token: Option<Secret>,
+}
+
 /// Access and refresh tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Token {
-    /// 64 hexadecimal digits: the key that tokens are sealed with. None: one is made and kept in the data
-    /// folder, which only a single node can do.
+    /// 64 hexadecimal digits: the key that tokens are sealed with. None: a lone node makes one and keeps it in
+    /// the data folder; nodes of a cluster make it from the cookie.
     pub key: Option<Secret>,
     /// How long an access token is valid. Short: it is not looked up.
     pub access_ttl_s: u64,
@@ -260,7 +334,7 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { filter: "info,ractor=warn,sqlx=warn".to_owned(), format: LogFormat::Auto }
+        Self { filter: "info,ractor=warn,ractor_cluster=warn,sqlx=warn".to_owned(), format: LogFormat::Auto }
     }
 }
 
@@ -346,10 +420,18 @@ impl Settings {
     }
 
     fn validate(&self) -> Result<(), SettingsError> {
-        let Self { gateway, database, actors, token, password, runtime, .. } = self;
+        let Self { gateway, database, actors, cluster, admin, token, password, runtime, .. } = self;
         let is_currency = |code: &str| code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_uppercase());
         let is_key = |key: &Secret| {
             key.reveal().len() == 64 && key.reveal().bytes().all(|byte| byte.is_ascii_hexdigit())
+        };
+        let is_clustered = cluster.listen.is_some();
+        let is_long = |secret: &Option<Secret>, least: usize| {
+            secret.as_ref().is_none_or(|secret| secret.reveal().len() >= least)
+        };
+        let certificates = [&cluster.tls_certificate, &cluster.tls_key, &cluster.tls_authority];
+        let has_name = |name: &Option<String>| {
+            name.as_ref().is_none_or(|name| (1..=100).contains(&name.len()) && name.is_ascii())
         };
         let checks = [
             ("token.key", "64 hexadecimal digits", token.key.as_ref().is_none_or(is_key)),
@@ -384,6 +466,27 @@ impl Settings {
             ("actors.settle_interval_ms", "at least 10", actors.settle_interval_ms >= 10),
             ("actors.settle_max", "at least 1", actors.settle_max >= 1),
             ("actors.sweep_interval_ms", "at least 100", actors.sweep_interval_ms >= 100),
+            (
+                "cluster.cookie",
+                "at least 32 bytes where cluster.listen is set",
+                (!is_clustered || cluster.cookie.is_some()) && is_long(&cluster.cookie, 32),
+            ),
+            (
+                "database.url",
+                "set where cluster.listen is: nodes share a server",
+                !is_clustered || !database.is_embedded(),
+            ),
+            ("cluster.lease_ms", "1000 to 600000", (1_000..=600_000).contains(&cluster.lease_ms)),
+            ("cluster.shards", "1 to 4096", (1..=4_096).contains(&cluster.shards)),
+            ("cluster.name", "1 to 100 ASCII characters", has_name(&cluster.name)),
+            ("cluster.advertise", "host:port", has_name(&cluster.advertise)),
+            (
+                "cluster.tls_certificate",
+                "set with cluster.tls_key and cluster.tls_authority, or none of them",
+                certificates.iter().all(|file| file.is_some())
+                    || certificates.iter().all(|file| file.is_none()),
+            ),
+            ("admin.token", "at least 16 bytes", is_long(&admin.token, 16)),
             ("password.concurrency", "1 to 64", (1..=64).contains(&password.concurrency)),
             ("runtime.worker_threads", "0 to 1024", runtime.worker_threads <= 1_024),
         ];
@@ -446,6 +549,9 @@ mod tests {
             ("SOUK__DATABASE__POOL_SIZE", "0", "database.pool_size"),
             ("SOUK__ACTORS__ASK_MS", "1", "actors.ask_ms"),
             ("SOUK__GATEWAY__SHOP_CURRENCY", "dong", "gateway.shop_currency"),
+            ("SOUK__CLUSTER__LISTEN", "127.0.0.1:7000", "cluster.cookie"),
+            ("SOUK__CLUSTER__TLS_KEY", "key.pem", "cluster.tls_certificate"),
+            ("SOUK__ADMIN__TOKEN", "short", "admin.token"),
             ("SOUK__RUNTIME__WORKER_THREADS", "1000000", "runtime.worker_threads"),
         ] {
             let error = load(&[(variable, value)]).expect_err("out of bounds").to_string();
@@ -454,10 +560,18 @@ mod tests {
     }
 
     #[test]
-    fn the_example_is_read() {
-        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("souk.example.toml");
-        let settings = Settings::load(Some(&example), [], Overrides::default()).expect("loads");
-        assert_eq!(settings.data, Path::new("/var/lib/souk"));
+    fn the_examples_are_read() {
+        let example = |name: &str, variables: &[(&str, &str)]| {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+            let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            Settings::load(Some(&file), variables, Overrides::default()).expect("loads")
+        };
+        assert_eq!(example("souk.example.toml", &[]).data, Path::new("/var/lib/souk"));
+        let secrets = [
+            ("SOUK__DATABASE__URL", "postgres://db/postgres"),
+            ("SOUK__CLUSTER__COOKIE", "thirty-two bytes or more, they say"),
+        ];
+        assert_eq!(example("cluster.example.toml", &secrets).cluster.name.as_deref(), Some("node-1"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use souk_actors::directory::{AskError, Housed};
 use souk_actors::followers::Standing;
 use souk_actors::money::Currency;
 use souk_actors::{Clock, Directory, Id, Shop, Slot, Timestamp};
+use souk_cluster::Cluster;
 use souk_config::{Settings, millis};
 use souk_persistence::journal::{JournalError, ListQuery, ViewRow};
 use tokio::sync::watch;
@@ -28,7 +29,9 @@ use crate::params::Page;
 use crate::passwords::{Passwords, PasswordsError};
 use crate::problem::{Code, Problem};
 use crate::tokens::Tokens;
-use crate::{accounts, categories, docs, health, orders, payments, pings, products, purchases};
+use crate::{
+    accounts, categories, docs, health, membership, operators, orders, payments, pings, products, purchases,
+};
 
 /// So many products' currencies are remembered: what the door must know of a product before it is ordered.
 const PRODUCTS_KNOWN: u64 = 100_000;
@@ -48,6 +51,7 @@ struct Inner {
     settings: Settings,
     metrics: PrometheusHandle,
     draining: watch::Receiver<bool>,
+    cluster: Option<Arc<Cluster>>,
 }
 
 /// What an [`App`] is made of.
@@ -62,13 +66,24 @@ pub struct Ingredients {
     pub metrics: PrometheusHandle,
     /// Turns true when the node begins to go away.
     pub draining: watch::Receiver<bool>,
+    /// `None`: this node is alone.
+    pub cluster: Option<Arc<Cluster>>,
 }
 
 impl App {
     /// What handlers share.
     pub fn new(parts: Ingredients) -> Self {
-        let Ingredients { shop, clock, tokens, passwords, shop_currency, settings, metrics, draining } =
-            parts;
+        let Ingredients {
+            shop,
+            clock,
+            tokens,
+            passwords,
+            shop_currency,
+            settings,
+            metrics,
+            draining,
+            cluster,
+        } = parts;
         let known_products = Cache::builder().max_capacity(PRODUCTS_KNOWN).time_to_live(KNOWN_FOR).build();
         Self(Arc::new(Inner {
             shop,
@@ -80,6 +95,7 @@ impl App {
             settings,
             metrics,
             draining,
+            cluster,
         }))
     }
 
@@ -152,6 +168,11 @@ impl App {
     /// The node goes away.
     pub fn is_draining(&self) -> bool {
         *self.0.draining.borrow()
+    }
+
+    /// The node's part in a cluster; `None`: it is alone.
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.0.cluster.as_deref()
     }
 
     /// Tells when the node goes away.
@@ -289,7 +310,7 @@ pub fn router(app: App) -> Router {
         gate: Gate::new(settings.requests_max),
         timeout: millis(settings.request_timeout_ms),
     };
-    let api = OpenApiRouter::new()
+    let shop = OpenApiRouter::new()
         .merge(accounts::routes())
         .merge(categories::routes())
         .merge(products::routes())
@@ -297,6 +318,10 @@ pub fn router(app: App) -> Router {
         .merge(orders::routes())
         .merge(payments::routes())
         .merge(pings::routes());
+    let api = match membership::role(app.settings().cluster.role).takes_requests() {
+        true => shop.merge(operators::routes()),
+        false => operators::routes(),
+    };
     let (router, description) = OpenApiRouter::with_openapi(docs::Api::openapi())
         .nest("/api/v1", api)
         .merge(health::routes())

@@ -28,6 +28,22 @@ struct Ready {
     unsettled: usize,
     /// Entities that were left alone because they kept failing: a person must look.
     quarantined: Vec<QuarantinedEntity>,
+    /// Where this node is not alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<ClusterHealth>,
+}
+
+/// The node's part in its cluster.
+#[derive(Debug, Serialize, ToSchema)]
+struct ClusterHealth {
+    /// Its lease is certain; without one it has no shards and answers nothing.
+    member: bool,
+    /// How many shards it has.
+    shards: usize,
+    /// How many shards nobody has.
+    unowned: usize,
+    /// Other live nodes that it cannot reach.
+    unreachable: Vec<String>,
 }
 
 /// An entity that was left alone.
@@ -44,7 +60,8 @@ async fn live() -> &'static str {
     "ok\n"
 }
 
-/// The node takes requests: not while it starts, and not any more from the first SIGTERM on.
+/// The node takes requests: not while it starts, not while it has no lease in its cluster, and not any more from
+/// the first SIGTERM on.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses(
     (status = 200, body = Ready), (status = 503, body = Ready)))]
 async fn ready(State(app): State<App>) -> Response {
@@ -60,9 +77,18 @@ async fn ready(State(app): State<App>) -> Response {
             since: entity.since.to_string(),
         })
         .collect();
-    let ready = !app.is_draining();
+    let cluster = app.cluster().map(|cluster| {
+        let standing = cluster.standing();
+        ClusterHealth {
+            member: standing.is_member,
+            shards: standing.shards,
+            unowned: standing.unowned,
+            unreachable: standing.unreachable,
+        }
+    });
+    let ready = !app.is_draining() && cluster.as_ref().is_none_or(|cluster| cluster.member);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Ready { ready, purchases, unsettled, quarantined })).into_response()
+    (status, Json(Ready { ready, purchases, unsettled, quarantined, cluster })).into_response()
 }
 
 /// What the node counts, in Prometheus' text format.

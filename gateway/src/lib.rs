@@ -9,6 +9,7 @@ pub mod app;
 pub mod accounts;
 pub mod categories;
 pub mod health;
+pub mod operators;
 pub mod orders;
 pub mod payments;
 pub mod pings;
@@ -26,7 +27,9 @@ pub mod bench;
 
 pub mod docs;
 pub mod layers;
+pub mod membership;
 pub mod node;
+pub mod operate;
 pub mod server;
 pub mod telemetry;
 pub mod trace;

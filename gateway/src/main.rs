@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use souk_config::{Overrides, Settings};
 use souk_gateway::node::Node;
-use souk_gateway::{telemetry, verify};
+use souk_gateway::{operate, telemetry, verify};
+use souk_persistence::embedded::{Embedded, EmbeddedSettings};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -27,6 +28,7 @@ Examples:
   SOUK__DATABASE__URL=postgres://… souk serve on a PostgreSQL server that runs already
   souk verify                                 whether every law holds in what is stored
   souk config                                 every setting, as it is in force
+  souk cluster status                         nodes and shards of the cluster on that server
   souk bench                                  how fast it is here, beside hand-written SQL
 
 Settings: default < souk.toml or --config FILE < environment (SOUK__SECTION__KEY) < flag.
@@ -61,6 +63,23 @@ enum Command {
         /// Print the report as JSON; null if no shop was ever opened there
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        settings: SettingsFlags,
+    },
+    /// Shows a cluster and its shards, drains nodes, holds shards where they are.
+    ///
+    /// It speaks with the register of the cluster on the database server that the settings name, so it works
+    /// whichever nodes are up. Prints tables on a terminal, JSON otherwise.
+    Cluster {
+        #[command(subcommand)]
+        verb: operate::Verb,
+        #[command(flatten)]
+        settings: SettingsFlags,
+    },
+    /// Runs the PostgreSQL server that `souk serve` would start for itself, for several nodes to share.
+    ///
+    /// Prints its URL, and stops it on SIGTERM or Ctrl-C.
+    Postgres {
         #[command(flatten)]
         settings: SettingsFlags,
     },
@@ -101,6 +120,8 @@ impl SettingsFlags {
 enum Task {
     Serve,
     Verify { json: bool },
+    Cluster(operate::Verb),
+    Postgres,
     ShowSettings,
 }
 
@@ -113,6 +134,8 @@ fn main() -> ExitCode {
         Command::Bench(options) => return ended(bench(options).map(|()| ExitCode::SUCCESS)),
         Command::Config { settings } => (settings.load(None), Task::ShowSettings),
         Command::Verify { json, settings } => (settings.load(None), Task::Verify { json }),
+        Command::Cluster { verb, settings } => (settings.load(None), Task::Cluster(verb)),
+        Command::Postgres { settings } => (settings.load(None), Task::Postgres),
         Command::Serve { listen, settings } => (settings.load(listen), Task::Serve),
     };
     let settings = match settings {
@@ -129,6 +152,8 @@ fn main() -> ExitCode {
         }
         Task::Serve => serve(settings).map(|()| ExitCode::SUCCESS),
         Task::Verify { json } => check(&settings, json),
+        Task::Cluster(verb) => cluster(&settings, verb),
+        Task::Postgres => postgres(&settings),
     })
 }
 
@@ -184,6 +209,29 @@ fn check(settings: &Settings, json: bool) -> Result<ExitCode> {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         })
+    })
+}
+
+fn cluster(settings: &Settings, verb: operate::Verb) -> Result<ExitCode> {
+    runtime(settings)?.block_on(async {
+        let mut next = signals()?;
+        tokio::select! {
+            done = operate::operate(settings, verb) => done.map(|()| ExitCode::SUCCESS),
+            () = next() => anyhow::bail!("interrupted"),
+        }
+    })
+}
+
+fn postgres(settings: &Settings) -> Result<ExitCode> {
+    runtime(settings)?.block_on(async {
+        let mut next = signals()?;
+        let embedded =
+            EmbeddedSettings { data: settings.data.clone(), binaries: settings.database.binaries.clone() };
+        let server = Embedded::start(&embedded).await.context("start the database server")?;
+        println!("{}", server.url());
+        next().await;
+        server.stop().await;
+        Ok(ExitCode::SUCCESS)
     })
 }
 

@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::PrometheusHandle;
+use sha2::{Digest, Sha256};
 use souk_actors::host::Limits;
 use souk_actors::{Clock, Journals, Pace, Places, Shop};
+use souk_cluster::Cluster;
+use souk_cluster::keeper::Reload;
 use souk_config::{Provider, SecretUrl, Settings, millis};
 use souk_persistence::databases::{DatabaseUrls, Databases, DatabasesError, Hold};
 use souk_persistence::embedded::{Embedded, EmbeddedSettings};
@@ -19,8 +22,10 @@ use souk_persistence::provider::PaymentProvider;
 use souk_persistence::sandbox::{self, BooksAt, SandboxProvider};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::app::{App, Ingredients, router};
+use crate::membership;
 use crate::passwords::Passwords;
 use crate::server::{ServerLimits, serve};
 use crate::tokens::Tokens;
@@ -34,6 +39,7 @@ const GRACE: Duration = Duration::from_millis(200);
 pub struct Node {
     embedded: Option<Embedded>,
     databases: Databases,
+    cluster: Option<Arc<Cluster>>,
     app: App,
     listener: TcpListener,
     settings: Settings,
@@ -49,6 +55,9 @@ pub enum Ended {
     /// Supervised actors ended again and again.
     #[error("supervised actors end again and again")]
     GaveUp,
+    /// Other nodes can be told nothing any more.
+    #[error("the links with other nodes have failed")]
+    Unlinked,
 }
 
 impl Node {
@@ -66,8 +75,11 @@ impl Node {
             }
             false => None,
         };
-        match over(&settings, embedded.as_ref(), metrics).await {
-            Ok((databases, app, drain)) => Ok(Self { embedded, databases, app, listener, settings, drain }),
+        let address = listener.local_addr().context("ask for the address")?;
+        match over(&settings, embedded.as_ref(), address, metrics).await {
+            Ok(Opened { databases, cluster, app, drain }) => {
+                Ok(Self { embedded, databases, cluster, app, listener, settings, drain })
+            }
             Err(error) => {
                 // Nobody is left who would stop it.
                 if let Some(embedded) = embedded {
@@ -89,10 +101,10 @@ impl Node {
     }
 
     /// Serves until `shutdown` resolves or the node ends by itself, then closes everything in order: not
-    /// ready, no new purchases, requests end, purchases end or are left to the next start, rows are
-    /// durable, the embedded database stops.
+    /// ready, no new purchases, requests end, shards go to other nodes, purchases end or are left to the next
+    /// start, rows are durable, the embedded database stops.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Ended> {
-        let Self { embedded, databases, app, listener, settings, drain } = self;
+        let Self { embedded, databases, cluster, app, listener, settings, drain } = self;
         let (mut lost, mut failed) = (databases.is_lost(), app.shop().has_failed());
         let drain_max = millis(settings.shutdown.drain_ms);
         let limits = ServerLimits {
@@ -107,6 +119,7 @@ impl Node {
                 () = shutdown => None,
                 _ = lost.wait_for(|lost| *lost) => Some(Ended::Lost),
                 _ = failed.wait_for(|failed| *failed) => Some(Ended::GaveUp),
+                () = unlinked(cluster.as_deref()) => Some(Ended::Unlinked),
             };
             tracing::info!("draining");
             drain.send_replace(true);
@@ -114,6 +127,9 @@ impl Node {
             end.send_replace(why);
         };
         serve(listener, router(app.clone()), limits, stopping).await;
+        if let Some(cluster) = &cluster {
+            cluster.leave().await;
+        }
         // Handlers that were cut off let go of the shop a moment later.
         if let Some(shop) = sole(app, REQUESTS_DRAIN).await {
             shop.stop(drain_max).await;
@@ -126,35 +142,68 @@ impl Node {
             None => Ok(()),
             Some(Ended::Lost) => Err(Ended::Lost),
             Some(Ended::GaveUp) => Err(Ended::GaveUp),
+            Some(Ended::Unlinked) => Err(Ended::Unlinked),
         }
     }
 }
 
-/// Opens databases and shop over the servers that there are.
+/// Never, where there is no cluster.
+async fn unlinked(cluster: Option<&Cluster>) {
+    match cluster {
+        // An error: it has ended, which others see to.
+        Some(cluster) if cluster.has_failed().wait_for(|failed| *failed).await.is_ok() => {}
+        Some(_) | None => std::future::pending().await,
+    }
+}
+
+/// What is open before the door is.
+struct Opened {
+    databases: Databases,
+    cluster: Option<Arc<Cluster>>,
+    app: App,
+    drain: watch::Sender<bool>,
+}
+
+/// Opens databases and shop over the servers that there are, and joins the cluster, if there is one.
 async fn over(
     settings: &Settings,
     embedded: Option<&Embedded>,
+    http: SocketAddr,
     metrics: PrometheusHandle,
-) -> Result<(Databases, App, watch::Sender<bool>)> {
+) -> Result<Opened> {
     let urls = urls(settings, embedded.map(Embedded::url));
-    let databases = Databases::open(&urls, Hold::Alone, settings.database.pool_size)
-        .await
-        .context("open the databases")?;
-    let books = sandbox_books(settings, false, urls.server.as_deref()).context("find the sandbox's books")?;
+    let hold = if settings.cluster.listen.is_some() { Hold::Shared } else { Hold::Alone };
+    let databases =
+        Databases::open(&urls, hold, settings.database.pool_size).await.context("open the databases")?;
+    let joining = membership::begin(settings, &urls, http).await?;
+    let books = sandbox_books(settings, joining.is_some(), urls.server.as_deref())
+        .context("find the sandbox's books")?;
     let password = &settings.password;
     let (drain, draining) = watch::channel(false);
     let clock = Clock::System;
+    let places = joining.as_ref().map_or_else(Places::alone, |joining| joining.places());
+    let key = token_key(settings, joining.as_ref().map(|joining| joining.id()))?;
+    let shop = shop(settings, &databases, &books, clock, places).await?;
+    let cluster = match joining {
+        Some(joining) => {
+            let reload: Reload = Arc::new(|| Box::pin(async { true }));
+            let cluster = joining.join(shop.tenant().clone(), reload).await.context("join the cluster")?;
+            Some(Arc::new(cluster))
+        }
+        None => None,
+    };
     let app = App::new(Ingredients {
-        tokens: Tokens::new(&[token_key(settings)?])?,
+        tokens: Tokens::new(&[key])?,
         passwords: Passwords::new(password.concurrency, password.waiting_max)?,
         shop_currency: settings.gateway.shop_currency.parse().context("gateway.shop_currency")?,
-        shop: shop(settings, &databases, &books, clock).await?,
+        shop,
         clock,
         settings: settings.clone(),
         metrics,
         draining,
+        cluster: cluster.clone(),
     });
-    Ok((databases, app, drain))
+    Ok(Opened { databases, cluster, app, drain })
 }
 
 async fn sole(app: App, within: Duration) -> Option<Shop> {
@@ -193,7 +242,13 @@ pub(crate) fn sandbox_books(
     }
 }
 
-async fn shop(settings: &Settings, databases: &Databases, books: &BooksAt, clock: Clock) -> Result<Shop> {
+async fn shop(
+    settings: &Settings,
+    databases: &Databases,
+    books: &BooksAt,
+    clock: Clock,
+    places: Places,
+) -> Result<Shop> {
     let actors = &settings.actors;
     let provider: Arc<dyn PaymentProvider> = match settings.payment.provider {
         Provider::Sandbox => {
@@ -221,15 +276,20 @@ async fn shop(settings: &Settings, databases: &Databases, books: &BooksAt, clock
         settle_max: actors.settle_max,
         sweep_every: millis(actors.sweep_interval_ms),
     };
-    Ok(Shop::start(journals, provider, clock, pace, Places::alone()).await?)
+    Ok(Shop::start(journals, provider, clock, pace, places).await?)
 }
 
-/// The configured key, else one that is made once and kept in the data folder.
-fn token_key(settings: &Settings) -> Result<[u8; 32]> {
+/// The configured key; else one that the nodes of a cluster make from what they share; else one that is made once
+/// and kept in the data folder.
+fn token_key(settings: &Settings, cluster: Option<Uuid>) -> Result<[u8; 32]> {
     let path = settings.data.join("token.key");
-    let text = match &settings.token.key {
-        Some(key) => key.reveal().to_owned(),
-        None => kept_key(&path).with_context(|| format!("keep a token key in {}", path.display()))?,
+    let text = match (&settings.token.key, cluster, &settings.cluster.cookie) {
+        (Some(key), _, _) => key.reveal().to_owned(),
+        (None, Some(cluster), Some(cookie)) => {
+            let hash = Sha256::new().chain_update("souk token key").chain_update(cluster.as_bytes());
+            return Ok(hash.chain_update(cookie.reveal()).finalize().into());
+        }
+        (None, _, _) => kept_key(&path).with_context(|| format!("keep a token key in {}", path.display()))?,
     };
     let mut key = [0; 32];
     for (byte, digits) in key.iter_mut().zip(text.trim().as_bytes().chunks(2)) {

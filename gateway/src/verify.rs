@@ -12,7 +12,7 @@ use souk_config::Settings;
 use souk_persistence::databases::{DatabaseUrls, ReadOnly};
 use souk_persistence::embedded::{EmbeddedSettings, Visit};
 use souk_persistence::journal::SLOTS;
-use souk_persistence::sandbox::{BooksAt, LedgerEntry};
+use souk_persistence::sandbox::{BooksAt, BooksError, LedgerEntry};
 
 use crate::node::{sandbox_books, urls};
 
@@ -85,10 +85,7 @@ pub async fn verify(settings: &Settings, interrupted: impl Future<Output = ()>) 
         false => None,
     };
     let urls = urls(settings, visit.as_ref().map(Visit::url));
-    let look = async {
-        let books = sandbox_books(settings, false, urls.server.as_deref());
-        over(&urls, &books.context("find the sandbox's books")?).await
-    };
+    let look = async { over(&urls, &books(settings, &urls).await?).await };
     let verified = tokio::select! {
         verified = look => verified,
         () = interrupted => Err(anyhow::anyhow!("interrupted")),
@@ -97,6 +94,20 @@ pub async fn verify(settings: &Settings, interrupted: impl Future<Output = ()>) 
         visit.end().await;
     }
     verified
+}
+
+/// The provider's books: of a lone Souk, or of a cluster on the same server. Who looks need not know which.
+async fn books(settings: &Settings, urls: &DatabaseUrls) -> Result<BooksAt> {
+    let found = async {
+        if !settings.database.is_embedded() {
+            let shared = sandbox_books(settings, true, urls.server.as_deref())?;
+            if settings.cluster.listen.is_some() || shared.exist().await? {
+                return Ok(shared);
+            }
+        }
+        Ok::<_, BooksError>(sandbox_books(settings, false, urls.server.as_deref())?)
+    };
+    found.await.context("find the sandbox's books")
 }
 
 /// Looks at the databases at these URLs, and at the provider's books. `None`: there are no databases.

@@ -43,10 +43,13 @@ pub async fn hold(data: &Data, stocked: &HashMap<Uuid, i64>, patience: Duration)
         payment: databases.payment.clone(),
     };
     let now = at_rest(&journals, patience).await?;
-    let books: Books = BooksAt::Folder(data.path().join("sandbox"))
-        .read()
-        .await?
-        .unwrap_or_default()
+    let folder = BooksAt::Folder(data.path().join("sandbox")).read().await?;
+    let booked = match folder {
+        Some(booked) => booked,
+        // Nodes that share no folder keep them in a database.
+        None => BooksAt::server(urls.server.as_deref())?.read().await?.unwrap_or_default(),
+    };
+    let books: Books = booked
         .into_iter()
         .map(|entry| (entry.key, Booked { captured: entry.captured, refunded: entry.refunded }))
         .collect();

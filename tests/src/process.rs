@@ -58,16 +58,6 @@ impl Drop for Data {
     }
 }
 
-/// A running Souk.
-#[derive(Debug)]
-pub struct Souk {
-    child: Child,
-    /// Where its API is, without a path.
-    pub url: String,
-    /// What it runs over.
-    pub data: Arc<Data>,
-}
-
 /// The binary that was built beside this test.
 pub fn binary() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
@@ -79,12 +69,30 @@ pub fn binary() -> Result<PathBuf> {
     Ok(binary)
 }
 
-impl Souk {
-    /// Starts it and waits until it is open.
-    pub async fn start(data: &Arc<Data>, settings: &[(&str, &str)]) -> Result<Self> {
+/// One process of `souk`, killed when it is dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    /// What it printed first that is a URL.
+    pub url: String,
+}
+
+impl Process {
+    /// `souk serve` on a free port over a data folder; it is open.
+    pub async fn serve(data: &Data, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::start(&["serve", "--listen", "127.0.0.1:0"], data, settings).await
+    }
+
+    /// `souk postgres` over a data folder; it is ready.
+    pub async fn postgres(data: &Data) -> Result<Self> {
+        Self::start(&["postgres"], data, &[]).await
+    }
+
+    async fn start(arguments: &[&str], data: &Data, settings: &[(&str, &str)]) -> Result<Self> {
         let log = std::fs::File::options().create(true).append(true).open(data.path().join("souk.log"))?;
         let mut child = Command::new(binary()?)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .args(arguments)
+            .arg("--data")
             .arg(data.path())
             .envs(settings.iter().copied())
             .stdout(Stdio::piped())
@@ -96,7 +104,8 @@ impl Souk {
         let mut lines = BufReader::new(stdout).lines();
         let url = timeout(START_MAX, async {
             while let Some(line) = lines.next_line().await? {
-                if let Some(url) = line.split_whitespace().find(|word| word.starts_with("http://127.")) {
+                let is_url = |word: &&str| word.starts_with("http://127.") || word.starts_with("postgres://");
+                if let Some(url) = line.split_whitespace().find(is_url) {
                     return Ok(url.trim_end_matches('/').to_owned());
                 }
             }
@@ -106,12 +115,18 @@ impl Souk {
         .with_context(|| format!("souk does not open: {}", tail(data.path())))??;
         // What it prints later must not fill the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Self { child, url, data: Arc::clone(data) })
+        Ok(Self { child, url })
     }
 
     /// Its process id.
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.child.id().context("souk has ended before")?;
+        Ok(kill(Pid::from_raw(i32::try_from(pid)?), signal)?)
     }
 
     /// `kill -9`, and waits until it is gone.
@@ -121,8 +136,7 @@ impl Souk {
 
     /// SIGTERM, and waits for its end: the exit code.
     pub async fn stop(mut self) -> Result<i32> {
-        let pid = self.child.id().context("souk has ended before")?;
-        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
+        self.signal(Signal::SIGTERM)?;
         let status = timeout(STOP_MAX, self.child.wait()).await.context("souk does not stop")??;
         status.code().context("souk was killed by a signal")
     }

@@ -39,7 +39,9 @@ pub struct Shopper {
 impl Shopper {
     /// Nobody in particular.
     pub fn stranger(url: &str) -> Result<Self> {
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?;
+        // A connection per request: a balancer spreads connections.
+        let http =
+            reqwest::Client::builder().timeout(Duration::from_secs(60)).pool_max_idle_per_host(0).build()?;
         Ok(Self { http, url: url.to_owned(), token: None, account: String::new() })
     }
 

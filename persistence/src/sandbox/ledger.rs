@@ -68,6 +68,16 @@ impl BooksAt {
         Ok(Self::Database(Box::new(database_options(DATABASE, None, url)?)))
     }
 
+    /// Whether there are books.
+    pub async fn exist(&self) -> Result<bool, BooksError> {
+        match self {
+            Self::Folder(folder) => {
+                folder.try_exists().map_err(|source| BooksError::Folder { folder: folder.clone(), source })
+            }
+            Self::Database(options) => Ok(tables::reached(options).await?.is_some()),
+        }
+    }
+
     /// What the books say of every key. `None`: there are none. Nothing is made, and whoever writes them is
     /// not disturbed.
     pub async fn read(&self) -> Result<Option<Vec<LedgerEntry>>, BooksError> {

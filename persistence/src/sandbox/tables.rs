@@ -95,10 +95,8 @@ pub(super) async fn serve(mut tables: Tables, unknown_for: Duration, mut waiting
     }
 }
 
-/// What was moved under each key: (captured, refunded). `None`: there are no books.
-pub(super) async fn moved(
-    options: &PgConnectOptions,
-) -> Result<Option<HashMap<Uuid, (i64, i64)>>, sqlx::Error> {
+/// A connection to the books, as they are. `None`: there are none.
+pub(super) async fn reached(options: &PgConnectOptions) -> Result<Option<PgConnection>, sqlx::Error> {
     let mut connection = match connect(options).await {
         Err(error) if is_missing(&error) => return Ok(None),
         connected => connected?,
@@ -108,6 +106,14 @@ pub(super) async fn moved(
     if !has {
         return Ok(None);
     }
+    Ok(Some(connection))
+}
+
+/// What was moved under each key: (captured, refunded). `None`: there are no books.
+pub(super) async fn moved(
+    options: &PgConnectOptions,
+) -> Result<Option<HashMap<Uuid, (i64, i64)>>, sqlx::Error> {
+    let Some(mut connection) = reached(options).await? else { return Ok(None) };
     let mut moved = HashMap::new();
     let mut rows = sqlx::query(LEDGER).fetch(&mut connection);
     while let Some(row) = rows.try_next().await? {

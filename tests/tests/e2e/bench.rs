@@ -3,7 +3,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use souk_gateway::bench::report::Report;
-use souk_tests::process::{Data, Souk, binary};
+use souk_tests::process::{Data, binary};
+use souk_tests::souk::Souk;
 use sqlx::{Connection, PgConnection, Row};
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod accounts;
 mod bench;
 mod catalogue;
+mod cluster;
 mod door;
 mod faults;
 mod hostile;
@@ -14,7 +15,8 @@ mod verify;
 use std::sync::Arc;
 
 use anyhow::Result;
-use souk_tests::process::{Data, Souk};
+use souk_tests::process::Data;
+use souk_tests::souk::Souk;
 
 /// A Souk of a test's own.
 async fn open(name: &str) -> Result<Souk> {

@@ -2,8 +2,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::Result;
-use souk_tests::process::{Data, Souk, binary};
+use souk_tests::process::{Data, binary};
 use souk_tests::shopper::Shopper;
+use souk_tests::souk::Souk;
 
 #[tokio::test]
 async fn what_was_made_is_there_after_a_kill_and_after_a_stop() -> Result<()> {

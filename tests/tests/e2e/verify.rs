@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use souk_tests::laws;
-use souk_tests::process::{Data, Souk, binary};
+use souk_tests::process::{Data, binary};
 use souk_tests::shopper::Shopper;
+use souk_tests::souk::Souk;
 use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 

@@ -1,0 +1,271 @@
+//! Keeps a node in the cluster: renews its lease, acts upon what the register says, and takes and gives shards as
+//! [`crate::placement`] plans. One task; the rounds of its loop are the only place where shards come.
+//!
+//! A lease counts from the moment its renewal was sent, and ends a margin early. When it is no more certain, this
+//! node's entities end, whatever else happens: they may live elsewhere by then.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use souk_actors::Clock;
+use souk_actors::tenant::Tenant;
+use souk_actors::territory::since_boot;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+
+use crate::link::{Links, Peer};
+use crate::map::ClusterMap;
+use crate::placement::{self, Plan};
+use crate::register::{CHANNEL, Introduction, Register, RegisterError};
+use crate::time::ClusterTime;
+
+/// Rows of shards that are given away get so long to be durable; if they take longer the shards stay.
+const FLUSH_MAX: Duration = Duration::from_millis(500);
+/// Between rounds while there is something to do.
+const BUSY: Duration = Duration::from_millis(20);
+/// After the register could not be reached, or rows were not durable in time.
+const AGAIN: Duration = Duration::from_millis(250);
+/// Between rounds without news.
+const IDLE_MAX: Duration = Duration::from_secs(1);
+/// A node that leaves gives its shards away within this time, or drops them.
+const PART_MAX: Duration = Duration::from_secs(10);
+
+/// How the node stands in the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Membership {
+    /// What the register last said; `None`: it has said nothing yet.
+    pub map: Option<Arc<ClusterMap>>,
+    /// Until when the lease is certain, since the machine was started.
+    pub certain_until: Duration,
+}
+
+impl Membership {
+    /// The lease is certain.
+    pub fn is_member(&self) -> bool {
+        since_boot() < self.certain_until
+    }
+}
+
+/// Reads again which slots the databases hold. `false`: they cannot be read now.
+pub type Reload = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
+
+/// What a keeper works with.
+pub(crate) struct Keeper {
+    pub register: Register,
+    pub me: Introduction,
+    pub lease: Duration,
+    pub tenant: Tenant,
+    pub links: Arc<Links>,
+    pub time: Arc<ClusterTime>,
+    pub membership: watch::Sender<Membership>,
+    pub news: Arc<Notify>,
+    pub reload: Reload,
+    /// The version of the map that is acted upon.
+    pub seen: i64,
+    /// The databases' holdings as they were last read.
+    pub holdings: i64,
+    pub leave: mpsc::Receiver<oneshot::Sender<()>>,
+}
+
+/// Whether more is to be done at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Idle,
+    Busy,
+    Waiting,
+}
+
+impl Keeper {
+    /// Runs until it is asked to leave, and has left.
+    pub async fn run(mut self) {
+        loop {
+            let pause = match self.round().await {
+                Ok(Pace::Idle) => self.next_look(),
+                Ok(Pace::Busy) => BUSY,
+                Ok(Pace::Waiting) => AGAIN,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the register cannot be read");
+                    AGAIN
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.news.notified() => {}
+                asked = self.leave.recv() => {
+                    self.part().await;
+                    self.register.close().await;
+                    if let Some(asked) = asked {
+                        // Whoever waits for it may have lost patience.
+                        let _ = asked.send(());
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Result<Pace, RegisterError> {
+        let (sent, sent_boot) = (Clock::System.now(), since_boot());
+        let (me, ahead) = (self.me.incarnation, self.time.ahead_us());
+        let Some(map) = self.register.renew(me, self.lease, ahead, self.seen).await? else {
+            return self.begin_anew().await;
+        };
+        self.time.set(sent, map.now_us, Clock::System.now());
+        // Early, so that it has ended here before it ends there.
+        let certain_until = sent_boot + self.lease - self.lease / 5;
+        self.tenant.territory().rely_until(certain_until);
+        let map = Arc::new(map);
+        self.membership.send_replace(Membership { map: Some(Arc::clone(&map)), certain_until });
+        let peer =
+            |node: &crate::map::Node| Peer { incarnation: node.incarnation, address: node.address.clone() };
+        self.links.expect(map.peers(me).map(peer).collect());
+        self.act(&map).await
+    }
+
+    /// The lease had ended: what was here may be elsewhere.
+    async fn begin_anew(&mut self) -> Result<Pace, RegisterError> {
+        metrics::counter!("souk_cluster_leases_lost_total").increment(1);
+        tracing::warn!("the lease had ended: this node joins anew");
+        self.tenant.territory().rely_until(Duration::ZERO);
+        self.tenant.lose(&self.tenant.territory().slots());
+        self.seen = 0;
+        self.register.join(&self.me, self.lease).await?;
+        Ok(Pace::Busy)
+    }
+
+    async fn act(&mut self, map: &ClusterMap) -> Result<Pace, RegisterError> {
+        let me = self.me.incarnation;
+        if map.holdings != self.holdings {
+            if !(self.reload)().await {
+                return Ok(Pace::Waiting);
+            }
+            self.holdings = map.holdings;
+        }
+        let mine = map.slots_of(&map.shards_of(me)).without(&map.frozen_slots());
+        let here = self.tenant.territory().slots();
+        let lost = here.without(&mine);
+        if !lost.is_empty() {
+            self.tenant.lose(&lost);
+            if timeout(FLUSH_MAX, self.tenant.flushed()).await.is_err() {
+                return Ok(Pace::Waiting);
+            }
+        }
+        let gained = mine.without(&here);
+        if !gained.is_empty() {
+            tracing::info!(slots = ?gained, "slots have come here");
+            self.tenant.gain(&gained);
+            self.adopt();
+        }
+        let is_news = self.seen != map.version;
+        self.seen = map.version;
+        metrics::gauge!("souk_cluster_shards").set(map.shards_of(me).len() as f64);
+        let Plan { take, give } = placement::plan(map, me, |node| self.links.is_linked(node));
+        if !take.is_empty() {
+            self.register.take(me, &take).await?;
+        }
+        let pace = self.give(map, &give).await?;
+        // What has been seen is told with the next renewal.
+        Ok(if is_news || !take.is_empty() { Pace::Busy } else { pace })
+    }
+
+    fn adopt(&self) {
+        let tenant = self.tenant.clone();
+        tokio::spawn(async move { tenant.adopt().await });
+    }
+
+    /// Gives shards away once their rows are durable.
+    async fn give(&mut self, map: &ClusterMap, give: &[(u16, Option<Uuid>)]) -> Result<Pace, RegisterError> {
+        if give.is_empty() {
+            return Ok(Pace::Idle);
+        }
+        let shards: Vec<u16> = give.iter().map(|(shard, _)| *shard).collect();
+        let slots = map.slots_of(&shards);
+        self.tenant.lose(&slots);
+        if timeout(FLUSH_MAX, self.tenant.flushed()).await.is_err() {
+            tracing::warn!(?shards, "rows are not durable yet: the shards stay for now");
+            self.tenant.gain(&slots);
+            self.adopt();
+            return Ok(Pace::Waiting);
+        }
+        let mut receivers: BTreeMap<Option<Uuid>, Vec<u16>> = BTreeMap::new();
+        for (shard, to) in give {
+            receivers.entry(*to).or_default().push(*shard);
+        }
+        for (to, shards) in receivers {
+            tracing::info!(?shards, to = ?to, "shards are given away");
+            metrics::counter!("souk_cluster_shards_given_total").increment(shards.len() as u64);
+            self.register.give(self.me.incarnation, &shards, to).await?;
+        }
+        Ok(Pace::Busy)
+    }
+
+    /// Gives everything away and goes.
+    async fn part(&mut self) {
+        let deadline = Instant::now() + PART_MAX;
+        let me = self.me.incarnation;
+        let drained = self.register.drain(&me.to_string(), true).await;
+        let mut is_known = drained.is_ok();
+        while is_known && Instant::now() < deadline {
+            is_known = self.round().await.is_ok();
+            let map = self.membership.borrow().map.clone();
+            if map.is_none_or(|map| map.shards_of(me).is_empty()) {
+                break;
+            }
+        }
+        self.tenant.lose(&self.tenant.territory().slots());
+        if timeout(FLUSH_MAX, self.tenant.flushed()).await.is_err() {
+            tracing::warn!("rows are not durable yet: whoever has their shards next may lose to them");
+        }
+        if let Err(error) = self.register.leave(me).await {
+            tracing::warn!(%error, "the register cannot be told: the lease ends by itself");
+        }
+    }
+
+    /// When somebody's lease ends, or as usual.
+    fn next_look(&self) -> Duration {
+        let membership = self.membership.borrow();
+        let ends = membership.map.iter().flat_map(|map| map.peers(self.me.incarnation));
+        let first = ends.map(|node| node.remaining_us.unsigned_abs() + 5_000).min().unwrap_or(u64::MAX);
+        Duration::from_micros(first).min(IDLE_MAX).min(self.lease / 5)
+    }
+}
+
+/// Ends this node's entities when its lease is no more certain, whatever the keeper waits for.
+pub(crate) async fn guard(tenant: Tenant, mut membership: watch::Receiver<Membership>) {
+    loop {
+        let left = membership.borrow_and_update().certain_until.saturating_sub(since_boot());
+        if left.is_zero() {
+            let slots = tenant.territory().slots();
+            if !slots.is_empty() {
+                tracing::warn!("the lease is not certain any more: entities end");
+                tenant.lose(&slots);
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(left), if !left.is_zero() => {}
+            changed = membership.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Hears of changes in the register, for speed; whoever misses one looks by itself.
+pub(crate) async fn listen(options: PgConnectOptions, news: Arc<Notify>) {
+    let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+    loop {
+        let heard = async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.listen(CHANNEL).await?;
+            loop {
+                listener.recv().await?;
+                news.notify_one();
+            }
+        };
+        let Err::<std::convert::Infallible, sqlx::Error>(error) = heard.await;
+        tracing::debug!(%error, "changes in the register are not heard");
+        tokio::time::sleep(IDLE_MAX).await;
+    }
+}

@@ -1,0 +1,347 @@
+//! One link: what waits to be sent, what waits for an answer.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use ractor::ActorRef;
+use souk_actors::admission::{Gate, Permit};
+use souk_proto::node::response::Outcome;
+use souk_proto::node::{Frame, Hello, Request, Response, Standing, Unknown};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::host::FrameBytes;
+use super::{Asked, LinkSettings};
+
+/// The most messages in one frame.
+const FRAME_MESSAGES: usize = 256;
+/// A frame is closed once it has so many bytes. One message may add `payload_max` to it.
+const FRAME_BYTES: usize = 128 * 1024;
+/// How often answers that nobody waits for any more are given up.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
+
+/// What goes to the other side.
+#[derive(Debug)]
+pub(super) enum Outgoing {
+    Request(Request),
+    Response(Response),
+    Cancelled(u64),
+}
+
+/// Who waits for an answer.
+enum Waiting {
+    /// Of one answer.
+    Once(oneshot::Sender<Outcome>),
+    /// Of many: the newest counts.
+    Many(watch::Sender<Option<Standing>>),
+}
+
+struct Pending {
+    waiting: Waiting,
+    /// Given up then: whoever asked has given up before.
+    until: Instant,
+    /// A place in flight, kept until the answer is there: the other side may be as slow as it likes.
+    _permit: Permit,
+}
+
+/// A link with one start of one node.
+pub(super) struct Link {
+    pub peer: Uuid,
+    me: Uuid,
+    /// The other side has said who it is, and it fits.
+    is_open: AtomicBool,
+    outgoing: mpsc::Sender<Outgoing>,
+    pending: Mutex<HashMap<u64, Pending>>,
+    /// Follows of the other side: closed when it wants no more.
+    followed: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    next: AtomicU64,
+    gate: Arc<Gate>,
+    payload_max: usize,
+    stall: Duration,
+}
+
+impl Link {
+    /// Begins a link to the host of the other side: it says Hello first.
+    pub fn begin(peer: Uuid, host: ActorRef<FrameBytes>, hello: Hello, settings: &LinkSettings) -> Arc<Self> {
+        let (outgoing, waiting) = mpsc::channel(settings.in_flight_max * 2);
+        let link = Arc::new(Self {
+            peer,
+            me: settings.incarnation,
+            is_open: AtomicBool::new(false),
+            outgoing,
+            pending: Mutex::default(),
+            followed: Mutex::default(),
+            next: AtomicU64::new(1),
+            gate: Gate::new(settings.in_flight_max),
+            payload_max: settings.payload_max,
+            stall: settings.stall_timeout,
+        });
+        tokio::spawn(send(Arc::downgrade(&link), link.me, host, hello, waiting));
+        link
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Acquire)
+    }
+
+    pub fn open(&self) {
+        self.is_open.store(true, Ordering::Release);
+    }
+
+    /// Nothing comes any more: whoever waits learns that it is lost.
+    pub fn end(&self) {
+        self.is_open.store(false, Ordering::Release);
+        lock(&self.pending).clear();
+        lock(&self.followed).clear();
+    }
+
+    pub async fn request(self: &Arc<Self>, request: Request, within: Duration) -> Asked {
+        let (answer, answered) = oneshot::channel();
+        if self.send(request, within, Waiting::Once(answer)).is_none() {
+            return Asked::NotSent;
+        }
+        match tokio::time::timeout(within, answered).await {
+            Ok(Ok(outcome)) => Asked::Answered(outcome),
+            Ok(Err(_)) | Err(_) => Asked::Lost,
+        }
+    }
+
+    pub fn follow(self: &Arc<Self>, request: Request, within: Duration) -> Option<Subscription> {
+        let (views, newest) = watch::channel(None);
+        let id = self.send(request, within, Waiting::Many(views))?;
+        Some(Subscription { link: Arc::clone(self), id, newest })
+    }
+
+    /// `None`: it is not on its way and never was.
+    fn send(&self, request: Request, within: Duration, waiting: Waiting) -> Option<u64> {
+        if !self.is_open() || request.encoded_len() > self.payload_max {
+            return None;
+        }
+        let permit = self.gate.enter()?;
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let until = Instant::now() + within + self.stall;
+        lock(&self.pending).insert(id, Pending { waiting, until, _permit: permit });
+        let request = Request { id, ..request };
+        if self.outgoing.try_send(Outgoing::Request(request)).is_err() {
+            lock(&self.pending).remove(&id);
+            return None;
+        }
+        // Ended meanwhile: whoever clears what is pending may have passed already.
+        if !self.is_open() {
+            lock(&self.pending).remove(&id);
+        }
+        Some(id)
+    }
+
+    /// The other side has answered.
+    pub fn answered(&self, Response { request, outcome }: Response) {
+        let Some(outcome) = outcome else { return };
+        let mut pending = lock(&self.pending);
+        let is_over = match (pending.get(&request).map(|pending| &pending.waiting), &outcome) {
+            (Some(Waiting::Many(views)), Outcome::Standing(standing)) => {
+                let newest = standing.clone();
+                views.send_if_modified(|known| {
+                    let is_newer = known.as_ref().is_none_or(|known| known.version < newest.version);
+                    if is_newer {
+                        *known = Some(newest);
+                    }
+                    is_newer
+                });
+                false
+            }
+            (Some(_), _) => true,
+            (None, _) => false,
+        };
+        let ended = if is_over { pending.remove(&request) } else { None };
+        drop(pending);
+        if let Some(Pending { waiting: Waiting::Once(answer), .. }) = ended {
+            // Whoever has given up asks again.
+            let _ = answer.send(outcome);
+        }
+    }
+
+    /// The other side wants no more of it.
+    pub fn cancelled(&self, request: u64) {
+        lock(&self.followed).remove(&request);
+    }
+
+    /// How the other side's request is answered.
+    pub fn responder(self: &Arc<Self>, request: u64, is_follow: bool) -> Responder {
+        let cancelled = is_follow.then(|| {
+            let (cancel, cancelled) = oneshot::channel();
+            lock(&self.followed).insert(request, cancel);
+            cancelled
+        });
+        Responder { link: Arc::clone(self), request, cancelled, is_answered: false }
+    }
+
+    fn respond(&self, request: u64, outcome: Outcome) {
+        let response = Outgoing::Response(Response { request, outcome: Some(outcome) });
+        if self.outgoing.try_send(response).is_err() {
+            // The other side gives up in time.
+            metrics::counter!("souk_cluster_responses_dropped_total").increment(1);
+        }
+    }
+
+    fn tidy(&self) {
+        let now = Instant::now();
+        lock(&self.pending).retain(|_, pending| pending.until > now);
+    }
+}
+
+/// Collects whatever waits, and sends it as one frame after the other, until nobody has the link any more.
+async fn send(
+    link: std::sync::Weak<Link>,
+    me: Uuid,
+    host: ActorRef<FrameBytes>,
+    hello: Hello,
+    mut waiting: mpsc::Receiver<Outgoing>,
+) {
+    let from = Bytes::copy_from_slice(me.as_bytes());
+    let mut frame = Frame { from: from.clone(), hello: Some(hello), ..Frame::default() };
+    let mut taken = Vec::new();
+    let mut tidied = Instant::now();
+    loop {
+        let messages = frame.requests.len() + frame.responses.len();
+        if messages > 0 || frame.hello.is_some() || !frame.cancelled.is_empty() {
+            metrics::counter!("souk_cluster_frames_total").increment(1);
+            metrics::counter!("souk_cluster_messages_total").increment(messages as u64);
+            if host.cast(FrameBytes(frame.encode_to_vec())).is_err() {
+                // Its session has ended, which others are told.
+                return;
+            }
+        }
+        frame = Frame { from: from.clone(), ..Frame::default() };
+        if taken.is_empty() {
+            let received = waiting.recv_many(&mut taken, FRAME_MESSAGES);
+            if let Ok(0) = tokio::time::timeout(TIDY_EVERY, received).await {
+                return;
+            }
+        }
+        if tidied.elapsed() >= TIDY_EVERY {
+            let Some(link) = link.upgrade() else { return };
+            link.tidy();
+            tidied = Instant::now();
+        }
+        fill(&mut frame, &mut taken);
+    }
+}
+
+/// Moves what was taken into the frame until that is full.
+fn fill(frame: &mut Frame, taken: &mut Vec<Outgoing>) {
+    let mut bytes = 0;
+    let mut moved = 0;
+    for outgoing in taken.iter() {
+        if bytes >= FRAME_BYTES {
+            break;
+        }
+        bytes += match outgoing {
+            Outgoing::Request(request) => request.encoded_len(),
+            Outgoing::Response(response) => response.encoded_len(),
+            Outgoing::Cancelled(_) => 8,
+        };
+        moved += 1;
+    }
+    for outgoing in taken.drain(..moved) {
+        match outgoing {
+            Outgoing::Request(request) => frame.requests.push(request),
+            Outgoing::Response(response) => frame.responses.push(response),
+            Outgoing::Cancelled(request) => frame.cancelled.push(request),
+        }
+    }
+}
+
+/// Answers a request of another node. Dropped unanswered it says that nobody knows.
+pub struct Responder {
+    link: Arc<Link>,
+    request: u64,
+    cancelled: Option<oneshot::Receiver<()>>,
+    is_answered: bool,
+}
+
+impl Responder {
+    /// The answer.
+    pub fn answer(mut self, outcome: Outcome) {
+        self.is_answered = true;
+        self.link.respond(self.request, outcome);
+    }
+
+    /// One of many answers.
+    pub fn push(&self, outcome: Outcome) {
+        self.link.respond(self.request, outcome);
+    }
+
+    /// Resolves when whoever follows wants no more, or is gone; never for who asked once.
+    pub async fn closed(&mut self) {
+        match &mut self.cancelled {
+            // Dropped by whoever cancels, or ends the link.
+            Some(cancelled) => drop(cancelled.await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if self.cancelled.is_some() {
+            lock(&self.link.followed).remove(&self.request);
+        }
+        if !self.is_answered {
+            self.link.respond(self.request, Outcome::Unknown(Unknown {}));
+        }
+    }
+}
+
+/// An entity of another node that is followed. Dropping it ends that.
+pub struct Subscription {
+    link: Arc<Link>,
+    id: u64,
+    newest: watch::Receiver<Option<Standing>>,
+}
+
+impl Subscription {
+    /// The newest view that has come since the last call. `None`: no more will come.
+    pub async fn next(&mut self) -> Option<Standing> {
+        self.newest.changed().await.ok()?;
+        self.newest.borrow_and_update().clone()
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if lock(&self.link.pending).remove(&self.id).is_some() {
+            // A full queue: the other side ends it by itself.
+            let _ = self.link.outgoing.try_send(Outgoing::Cancelled(self.id));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(bytes: usize) -> Outgoing {
+        Outgoing::Request(Request { traceparent: "x".repeat(bytes), ..Request::default() })
+    }
+
+    #[test]
+    fn what_waits_travels_together_until_the_frame_is_full() {
+        let mut taken: Vec<_> = (0..10).map(|_| request(30_000)).collect();
+        taken.push(Outgoing::Cancelled(7));
+        let mut frame = Frame::default();
+        fill(&mut frame, &mut taken);
+        assert_eq!((frame.requests.len(), taken.len()), (5, 6));
+        let mut frame = Frame::default();
+        fill(&mut frame, &mut taken);
+        assert_eq!((frame.requests.len(), frame.cancelled, taken.len()), (5, vec![7], 0));
+    }
+}

@@ -1,0 +1,163 @@
+//! `souk cluster`: who is in the cluster and who has what; and what an operator does about it. It speaks with the
+//! register, so it works whichever nodes are up. Tables on a terminal, JSON otherwise.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use souk_cluster::register::Register;
+use souk_config::Settings;
+
+use crate::bench::text::columns;
+use crate::membership::register;
+use crate::node::urls;
+use crate::operators::{ClusterStatus, HOLD_MAX};
+
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// What is asked of a cluster.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Verb {
+    /// Nodes: what they do, how they stand, how many shards they have.
+    Status,
+    /// Shards: their slots, and who has them.
+    Shards,
+    /// Has a node give its shards away and take none; waits until it has none.
+    Drain {
+        /// Its name or its incarnation
+        node: String,
+        /// Do not wait
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Has a node take shards again.
+    Undrain {
+        /// Its name or its incarnation
+        node: String,
+    },
+    /// Has shards stay where they are, as for a rolling restart: none is moved for balance.
+    Hold {
+        /// For how long
+        #[arg(long = "for", value_name = "SECONDS", default_value_t = 600)]
+        seconds: u64,
+    },
+    /// Ends a hold.
+    Resume,
+}
+
+/// Does it.
+pub async fn operate(settings: &Settings, verb: Verb) -> Result<()> {
+    if settings.database.is_embedded() {
+        bail!("no cluster is named: set SOUK__DATABASE__URL, or SOUK__DATABASE__CLUSTER_URL, to its server");
+    }
+    let options = register(&urls(settings, None)).await?;
+    let mut register = Register::new(options, ANSWER_MAX);
+    match verb {
+        Verb::Status => show(&status(&mut register).await?, nodes),
+        Verb::Shards => show(&status(&mut register).await?, shards),
+        Verb::Drain { node, no_wait } => {
+            known(register.drain(&node, true).await?, &node)?;
+            let status = match no_wait {
+                true => status(&mut register).await?,
+                false => drained(&mut register, &node).await?,
+            };
+            show(&status, nodes)
+        }
+        Verb::Undrain { node } => {
+            known(register.drain(&node, false).await?, &node)?;
+            show(&status(&mut register).await?, nodes)
+        }
+        Verb::Hold { seconds } => {
+            let how_long = Duration::from_secs(seconds);
+            if how_long > HOLD_MAX {
+                bail!("shards are held at most {} seconds at once", HOLD_MAX.as_secs());
+            }
+            register.hold(how_long).await?;
+            show(&status(&mut register).await?, nodes)
+        }
+        Verb::Resume => {
+            register.hold(Duration::ZERO).await?;
+            show(&status(&mut register).await?, nodes)
+        }
+    }
+}
+
+fn known(count: i64, node: &str) -> Result<()> {
+    match count {
+        0 => bail!("there is no node {node}: `souk cluster status` names them"),
+        _ => Ok(()),
+    }
+}
+
+async fn status(register: &mut Register) -> Result<ClusterStatus> {
+    let map = register.overview().await?.context("there is no cluster yet: no node has ever joined")?;
+    Ok(ClusterStatus::of(&map))
+}
+
+/// Waits until the node has no shards, or is gone, or nobody is there to take them.
+async fn drained(register: &mut Register, node: &str) -> Result<ClusterStatus> {
+    loop {
+        let status = status(register).await?;
+        let its =
+            |one: &&crate::operators::NodeStatus| one.name == node || one.incarnation.to_string() == node;
+        if status.nodes.iter().filter(its).all(|node| node.shards == 0) {
+            return Ok(status);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+fn show(status: &ClusterStatus, table: fn(&ClusterStatus) -> String) -> Result<()> {
+    match std::io::stdout().is_terminal() {
+        true => print!("{}", table(status)),
+        false => println!("{}", serde_json::to_string_pretty(status)?),
+    }
+    Ok(())
+}
+
+fn nodes(status: &ClusterStatus) -> String {
+    let mut rows = vec![
+        ["node", "state", "role", "shards", "lease", "clock", "version", "clients"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    rows.extend(status.nodes.iter().map(|node| {
+        vec![
+            node.name.clone(),
+            node.state.to_owned(),
+            node.role.to_owned(),
+            node.shards.to_string(),
+            format!("{:.1} s", node.lease_ms as f64 / 1_000.0),
+            format!("{:+} ms", node.clock_ahead_ms),
+            node.version.clone(),
+            node.http.clone(),
+        ]
+    }));
+    let mut text = columns(&rows);
+    let count = status.shards.len();
+    text +=
+        &format!("\n{count} shards, {} of them nobody's; map version {}.\n", status.unowned, status.version);
+    if status.held {
+        text += "Shards are not moved for balance: a node drains, or somebody holds them.\n";
+    }
+    for (first, last) in &status.frozen {
+        text +=
+            &format!("Slots {first} to {last} are being moved to another database: nobody serves them.\n");
+    }
+    text
+}
+
+fn shards(status: &ClusterStatus) -> String {
+    let mut rows = vec![["shard", "slots", "owner", "epoch"].map(str::to_owned).to_vec()];
+    rows.extend(status.shards.iter().map(|shard| {
+        vec![
+            shard.shard.to_string(),
+            format!("{}-{}", shard.first_slot, shard.last_slot),
+            shard.owner.clone().unwrap_or_else(|| "nobody".to_owned()),
+            shard.epoch.to_string(),
+        ]
+    }));
+    columns(&rows)
+}
