@@ -5,6 +5,7 @@
 //! default.
 
 mod secret;
+mod urls;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,9 +15,12 @@ use config::{Config, Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
 pub use secret::{Secret, SecretUrl};
+pub use urls::SecretUrls;
 
 /// Read if it is there and no other file is named.
 const FILE: &str = "souk.toml";
+/// The most databases of a service: each has connections of its own on every node.
+const DATABASES_MAX: usize = 64;
 
 /// Every setting.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -111,14 +115,18 @@ pub struct Database {
     /// A server; the databases of the services are made on it. None here and below: Souk starts a server of
     /// its own.
     pub url: Option<SecretUrl>,
-    /// The accounts' database, if it is elsewhere.
-    pub account_url: Option<SecretUrl>,
-    /// The products' database, if it is elsewhere.
-    pub product_url: Option<SecretUrl>,
-    /// The orders' database, if it is elsewhere.
-    pub order_url: Option<SecretUrl>,
-    /// The payments' database, if it is elsewhere.
-    pub payment_url: Option<SecretUrl>,
+    /// The accounts' database, if it is elsewhere, or several, each with a part of the slots.
+    #[serde(skip_serializing_if = "SecretUrls::is_empty")]
+    pub account_url: SecretUrls,
+    /// The products' database, if it is elsewhere, or several, each with a part of the slots.
+    #[serde(skip_serializing_if = "SecretUrls::is_empty")]
+    pub product_url: SecretUrls,
+    /// The orders' database, if it is elsewhere, or several, each with a part of the slots.
+    #[serde(skip_serializing_if = "SecretUrls::is_empty")]
+    pub order_url: SecretUrls,
+    /// The payments' database, if it is elsewhere, or several, each with a part of the slots.
+    #[serde(skip_serializing_if = "SecretUrls::is_empty")]
+    pub payment_url: SecretUrls,
     /// The cluster's database, if it is elsewhere.
     pub cluster_url: Option<SecretUrl>,
     /// The most connections of readers, for each database. The writer has one of its own.
@@ -131,10 +139,10 @@ impl Default for Database {
     fn default() -> Self {
         Self {
             url: None,
-            account_url: None,
-            product_url: None,
-            order_url: None,
-            payment_url: None,
+            account_url: SecretUrls::default(),
+            product_url: SecretUrls::default(),
+            order_url: SecretUrls::default(),
+            payment_url: SecretUrls::default(),
             cluster_url: None,
             pool_size: 8,
             binaries: None,
@@ -145,8 +153,17 @@ impl Default for Database {
 impl Database {
     /// No database is named: Souk starts a server of its own.
     pub fn is_embedded(&self) -> bool {
-        let Self { url, account_url, product_url, order_url, payment_url, cluster_url, .. } = self;
-        [url, account_url, product_url, order_url, payment_url, cluster_url].iter().all(|url| url.is_none())
+        [&self.url, &self.cluster_url].iter().all(|url| url.is_none())
+            && self.service_urls().iter().all(|(_, urls)| urls.is_empty())
+    }
+
+    fn service_urls(&self) -> [(&'static str, &SecretUrls); 4] {
+        [
+            ("database.account_url", &self.account_url),
+            ("database.product_url", &self.product_url),
+            ("database.order_url", &self.order_url),
+            ("database.payment_url", &self.payment_url),
+        ]
     }
 }
 
@@ -490,7 +507,9 @@ impl Settings {
             ("password.concurrency", "1 to 64", (1..=64).contains(&password.concurrency)),
             ("runtime.worker_threads", "0 to 1024", runtime.worker_threads <= 1_024),
         ];
-        match checks.into_iter().find(|(_, _, holds)| !holds) {
+        let counted = |(key, urls): (_, &SecretUrls)| (key, "at most 64 URLs", urls.len() <= DATABASES_MAX);
+        let counts = database.service_urls().map(counted);
+        match checks.into_iter().chain(counts).find(|(_, _, holds)| !holds) {
             Some((key, must, _)) => Err(SettingsError::Invalid { key, must }),
             None => Ok(()),
         }
@@ -572,6 +591,26 @@ mod tests {
             ("SOUK__CLUSTER__COOKIE", "thirty-two bytes or more, they say"),
         ];
         assert_eq!(example("cluster.example.toml", &secrets).cluster.name.as_deref(), Some("node-1"));
+    }
+
+    #[test]
+    fn a_service_has_one_database_or_several() {
+        let reveal = |settings: Settings| {
+            settings.database.order_url.iter().map(|url| url.reveal().to_owned()).collect::<Vec<_>>()
+        };
+        let both = ["postgres://a/x", "postgres://b/y"];
+        let listed = load(&[("SOUK__DATABASE__ORDER_URL", "postgres://a/x,postgres://b/y")]).expect("loads");
+        assert!(!listed.database.is_embedded());
+        assert!(listed.masked_toml().contains(r#""postgres://b/y""#), "{}", listed.masked_toml());
+        assert_eq!(reveal(listed), both);
+        let one = load(&[("SOUK__DATABASE__ORDER_URL", both[0])]).expect("loads");
+        assert!(one.masked_toml().contains(r#"order_url = "postgres://a/x""#), "{}", one.masked_toml());
+        assert_eq!(reveal(one), both[..1]);
+        let file = std::env::temp_dir().join(format!("souk-urls-{}.toml", std::process::id()));
+        std::fs::write(&file, format!("[database]\norder_url = {both:?}\n")).expect("a file");
+        let settings = Settings::load(Some(&file), [], Overrides::default()).expect("loads");
+        std::fs::remove_file(&file).expect("removed");
+        assert_eq!(reveal(settings), both);
     }
 
     #[test]

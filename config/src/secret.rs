@@ -41,6 +41,12 @@ impl Serialize for Secret {
 #[serde(transparent)]
 pub struct SecretUrl(String);
 
+impl From<String> for SecretUrl {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
+}
+
 impl SecretUrl {
     /// The URL with its password, for whoever must use it.
     pub fn reveal(&self) -> &str {

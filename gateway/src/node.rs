@@ -15,9 +15,10 @@ use souk_actors::host::Limits;
 use souk_actors::{Clock, Journals, Pace, Places, Shop};
 use souk_cluster::Cluster;
 use souk_cluster::keeper::Reload;
-use souk_config::{Provider, SecretUrl, Settings, millis};
+use souk_config::{Provider, SecretUrl, SecretUrls, Settings, millis};
 use souk_persistence::databases::{DatabaseUrls, Databases, DatabasesError, Hold};
 use souk_persistence::embedded::{Embedded, EmbeddedSettings};
+use souk_persistence::partitioned::PartitionedJournal;
 use souk_persistence::provider::PaymentProvider;
 use souk_persistence::sandbox::{self, BooksAt, SandboxProvider};
 use tokio::net::TcpListener;
@@ -186,7 +187,7 @@ async fn over(
     let shop = shop(settings, &databases, &books, clock, places).await?;
     let cluster = match joining {
         Some(joining) => {
-            let reload: Reload = Arc::new(|| Box::pin(async { true }));
+            let reload = reload(databases.partitioned());
             let cluster = joining.join(shop.tenant().clone(), reload).await.context("join the cluster")?;
             Some(Arc::new(cluster))
         }
@@ -206,6 +207,23 @@ async fn over(
     Ok(Opened { databases, cluster, app, drain })
 }
 
+/// Reads again which database holds which slots.
+fn reload(journals: &[Arc<PartitionedJournal>]) -> Reload {
+    let journals: Arc<[_]> = journals.into();
+    Arc::new(move || {
+        let journals = Arc::clone(&journals);
+        Box::pin(async move {
+            for journal in journals.iter() {
+                if let Err(error) = journal.reload().await {
+                    tracing::warn!(%error, "which database holds which slots cannot be read now");
+                    return false;
+                }
+            }
+            true
+        })
+    })
+}
+
 async fn sole(app: App, within: Duration) -> Option<Shop> {
     let deadline = tokio::time::Instant::now() + within;
     while !app.is_sole() && tokio::time::Instant::now() < deadline {
@@ -218,12 +236,13 @@ async fn sole(app: App, within: Duration) -> Option<Shop> {
 pub(crate) fn urls(settings: &Settings, server: Option<String>) -> DatabaseUrls {
     let database = &settings.database;
     let reveal = |url: &Option<SecretUrl>| url.as_ref().map(|url| url.reveal().to_owned());
+    let each = |urls: &SecretUrls| urls.iter().map(|url| url.reveal().to_owned()).collect();
     DatabaseUrls {
         server: server.or_else(|| reveal(&database.url)),
-        account: reveal(&database.account_url),
-        product: reveal(&database.product_url),
-        order: reveal(&database.order_url),
-        payment: reveal(&database.payment_url),
+        account: each(&database.account_url),
+        product: each(&database.product_url),
+        order: each(&database.order_url),
+        payment: each(&database.payment_url),
         cluster: reveal(&database.cluster_url),
     }
 }

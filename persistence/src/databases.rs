@@ -1,35 +1,54 @@
 //! The databases of the services: made where they are missing, migrated, checked, and held.
 
 mod hold;
+mod places;
 mod server;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Row as _};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::journal::Journal;
 use crate::migrate::{Service, migrate};
+use crate::partitioned::{PartitionedJournal, Spread};
 use crate::postgres::PostgresJournal;
+use crate::slots::SlotTable;
 
 pub use hold::{Conflict, Hold};
+pub(crate) use places::reload;
+pub use places::{Place, places};
 use server::connected;
 pub use server::prepare;
 pub(crate) use server::{connect, database_options, is_missing, prepared, within};
 
-/// Where the databases are: one server for all, or a URL for each.
+/// Where the databases are: one server for all, or URLs for each service, of which every one has a part of
+/// its slots.
 #[derive(Clone, Debug, Default)]
-#[expect(missing_docs, reason = "each is the URL of its service, and goes before the server's")]
+#[expect(missing_docs, reason = "each is the URLs of its service, and goes before the server's")]
 pub struct DatabaseUrls {
     /// A server: the databases are made on it.
     pub server: Option<String>,
-    pub account: Option<String>,
-    pub product: Option<String>,
-    pub order: Option<String>,
-    pub payment: Option<String>,
+    pub account: Vec<String>,
+    pub product: Vec<String>,
+    pub order: Vec<String>,
+    pub payment: Vec<String>,
     /// Of the cluster's own database.
     pub cluster: Option<String>,
+}
+
+impl DatabaseUrls {
+    fn of(&self, service: Service) -> &[String] {
+        match service {
+            Service::Account => &self.account,
+            Service::Product => &self.product,
+            Service::Order => &self.order,
+            Service::Payment => &self.payment,
+        }
+    }
 }
 
 /// Why the databases cannot be used.
@@ -94,16 +113,67 @@ pub enum DatabasesError {
         /// How it was wanted, and how it is held.
         conflict: Conflict,
     },
+    /// Two URLs lead to one database.
+    #[error("{one} and {other} are the same database")]
+    Twice {
+        /// One of them.
+        one: String,
+        /// The other.
+        other: String,
+    },
+    /// It is another service's.
+    #[error("{database} is the database of another service, {service}")]
+    OfAnotherService {
+        /// Which.
+        database: String,
+        /// Whose it says that it is.
+        service: String,
+    },
+    /// Slots that no database holds.
+    #[error("slots {first} to {last} of {database} are held by none of: {listed}; is a URL missing?")]
+    Unheld {
+        /// Whose.
+        database: &'static str,
+        /// The first of them.
+        first: i16,
+        /// The last of them.
+        last: i16,
+        /// The databases that there are.
+        listed: String,
+    },
+    /// Slots that two databases hold.
+    #[error("slots {first} to {last} are held by both {one} and {other}")]
+    Contested {
+        /// The first of them.
+        first: i16,
+        /// The last of them.
+        last: i16,
+        /// One of them.
+        one: String,
+        /// The other.
+        other: String,
+    },
+    /// Slots of a database that is not listed.
+    #[error("{database} gave slots {first} to {last} to a database whose URL is missing")]
+    GivenAway {
+        /// Who gave them.
+        database: String,
+        /// The first of them.
+        first: i16,
+        /// The last of them.
+        last: i16,
+    },
 }
 
 /// The journals of the services, held by this node.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each is the journal of its service")]
 pub struct Databases {
-    pub account: Arc<PostgresJournal>,
-    pub product: Arc<PostgresJournal>,
-    pub order: Arc<PostgresJournal>,
-    pub payment: Arc<PostgresJournal>,
+    pub account: Arc<dyn Journal>,
+    pub product: Arc<dyn Journal>,
+    pub order: Arc<dyn Journal>,
+    pub payment: Arc<dyn Journal>,
+    partitioned: Vec<Arc<PartitionedJournal>>,
     /// Ended, and the locks given back, when this is dropped.
     _keepers: JoinSet<()>,
     is_lost: watch::Receiver<bool>,
@@ -115,20 +185,37 @@ impl Databases {
         let (lose, is_lost) = watch::channel(false);
         // If a later database fails, the locks of the earlier ones go with it.
         let mut keepers = JoinSet::new();
-        let mut journals = Vec::new();
+        let (mut journals, mut partitioned) = (Vec::new(), Vec::new());
+        let mut known = HashMap::new();
         for service in Service::ALL {
-            let (database, options) = (service.database(), options(urls, service)?);
-            let mut lock = connected(database, &options).await?;
-            hold::take(database, &mut lock, hold).await?;
-            migrate(service, &options)
-                .await
-                .map_err(|source| DatabasesError::Migrate { database: database.to_owned(), source })?;
-            keepers.spawn(hold::keep(lock, options.clone(), (database.to_owned(), hold), lose.clone()));
-            journals.push(PostgresJournal::open(database, options, pool_size));
+            let places = places(urls, service)?;
+            for place in &places {
+                let mut lock = connected(&place.name, &place.options).await?;
+                is_meant(service, place, &mut lock, &mut known).await?;
+                hold::take(&place.name, &mut lock, hold).await?;
+                migrate(service, &place.options)
+                    .await
+                    .map_err(|source| DatabasesError::Migrate { database: place.name.clone(), source })?;
+                let held = (place.name.clone(), hold);
+                keepers.spawn(hold::keep(lock, place.options.clone(), held, lose.clone()));
+            }
+            let table = places::settle(service, &places).await?;
+            let open = |place: &Place| -> Arc<dyn Journal> {
+                PostgresJournal::open(&place.name, place.options.clone(), pool_size)
+            };
+            let (journal, parts) = journal(service, places, table, open);
+            journals.push(journal);
+            partitioned.extend(parts);
         }
         let [account, product, order, payment] =
             journals.try_into().expect("there are four services, each with a journal");
-        Ok(Self { account, product, order, payment, _keepers: keepers, is_lost })
+        Ok(Self { account, product, order, payment, partitioned, _keepers: keepers, is_lost })
+    }
+
+    /// The journals of services that have several databases. A node that was told not to write some slots has
+    /// them read again who holds which, before it writes those slots again.
+    pub fn partitioned(&self) -> &[Arc<PartitionedJournal>] {
+        &self.partitioned
     }
 
     /// Turns true when somebody else has taken a database: this node must stop.
@@ -137,57 +224,103 @@ impl Databases {
     }
 }
 
+/// One database is the journal itself; several are made to look like one.
+fn journal(
+    service: Service,
+    places: Vec<Place>,
+    table: SlotTable,
+    open: impl Fn(&Place) -> Arc<dyn Journal>,
+) -> (Arc<dyn Journal>, Option<Arc<PartitionedJournal>>) {
+    if let [sole] = places.as_slice() {
+        return (open(sole), None);
+    }
+    let journals = places.iter().map(open).collect();
+    let journal = PartitionedJournal::over(journals, table, Spread::of(service, places));
+    (journal.clone(), Some(journal))
+}
+
+/// A database is listed once, and for its own service.
+async fn is_meant(
+    service: Service,
+    place: &Place,
+    connection: &mut PgConnection,
+    known: &mut HashMap<String, String>,
+) -> Result<(), DatabasesError> {
+    let unreachable = |source| place.unreachable(source);
+    let signature = places::signature(connection).await.map_err(unreachable)?;
+    if let Some(one) = known.insert(signature, place.name.clone()) {
+        return Err(DatabasesError::Twice { one, other: place.name.clone() });
+    }
+    match places::service_of(connection).await.map_err(unreachable)? {
+        Some(other) if other != service.database() => {
+            Err(DatabasesError::OfAnotherService { database: place.name.clone(), service: other })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// The journals of the services, to be read alone: nothing is made, migrated or taken, and the servers refuse
 /// every change.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each is the journal of its service")]
 pub struct ReadOnly {
-    pub account: Arc<PostgresJournal>,
-    pub product: Arc<PostgresJournal>,
-    pub order: Arc<PostgresJournal>,
-    pub payment: Arc<PostgresJournal>,
-    /// Of one of them, to ask who has it.
-    options: PgConnectOptions,
+    pub account: Arc<dyn Journal>,
+    pub product: Arc<dyn Journal>,
+    pub order: Arc<dyn Journal>,
+    pub payment: Arc<dyn Journal>,
+    /// One of them, to ask who has it.
+    asked: Place,
 }
 
 impl ReadOnly {
     /// Opens the databases as they are. `None`: none of them has ever been made.
     pub async fn open(urls: &DatabaseUrls) -> Result<Option<Self>, DatabasesError> {
-        let mut journals = Vec::new();
+        let mut all = Vec::new();
         let mut missing = None;
         for service in Service::ALL {
-            let (database, options) = (service.database(), options(urls, service)?);
-            match has_journal(&options).await {
-                Ok(true) => journals.push(PostgresJournal::open_read_only(database, options)),
-                Ok(false) => missing = Some(database),
-                Err(source) => {
-                    return Err(DatabasesError::Unreachable { database: database.to_owned(), source });
+            let mut made = Vec::new();
+            for place in places(urls, service)? {
+                match has_journal(&place.options).await {
+                    Ok(true) => made.push(place),
+                    // A new server may be listed that no Souk has opened yet.
+                    Ok(false) => {}
+                    Err(source) => return Err(place.unreachable(source)),
                 }
             }
-        }
-        match (missing, journals.is_empty()) {
-            (Some(_), true) => return Ok(None),
-            (Some(database), false) => {
-                return Err(DatabasesError::Incomplete { database: database.to_owned() });
+            match made.is_empty() {
+                true => missing = Some(service.database().to_owned()),
+                false => all.push((service, made)),
             }
+        }
+        match (missing, all.is_empty()) {
+            (Some(_), true) => return Ok(None),
+            (Some(database), false) => return Err(DatabasesError::Incomplete { database }),
             (None, _) => {}
+        }
+        let asked = all.iter().find(|(service, _)| *service == Service::Order);
+        let asked = asked.and_then(|(_, places)| places.first()).expect("no service is missing").clone();
+        let mut journals = Vec::new();
+        for (service, places) in all {
+            let table = places::look(service, &places).await?;
+            let open = |place: &Place| -> Arc<dyn Journal> {
+                PostgresJournal::open_read_only(&place.name, place.options.clone())
+            };
+            journals.push(journal(service, places, table, open).0);
         }
         let [account, product, order, payment] =
             journals.try_into().expect("there are four services, each with a journal");
-        let options = options(urls, Service::Order)?;
-        Ok(Some(Self { account, product, order, payment, options }))
+        Ok(Some(Self { account, product, order, payment, asked }))
     }
 
     /// Whether a Souk has the databases, alone or with others: then they may change at any moment.
     pub async fn is_held(&self) -> Result<bool, DatabasesError> {
+        let mut connection = self.asked.connect().await?;
         let held = async {
-            let mut connection = connect(&self.options).await?;
             let holder = hold::holder(&mut connection).await?;
             connection.close().await?;
             Ok(holder.is_some())
         };
-        let database = || Service::Order.database().to_owned();
-        held.await.map_err(|source| DatabasesError::Unreachable { database: database(), source })
+        held.await.map_err(|source| self.asked.unreachable(source))
     }
 }
 
@@ -201,14 +334,4 @@ async fn has_journal(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
     let has = within(query.fetch_one(&mut connection)).await?.try_get(0)?;
     connection.close().await?;
     Ok(has)
-}
-
-fn options(urls: &DatabaseUrls, service: Service) -> Result<PgConnectOptions, DatabasesError> {
-    let own = match service {
-        Service::Account => &urls.account,
-        Service::Product => &urls.product,
-        Service::Order => &urls.order,
-        Service::Payment => &urls.payment,
-    };
-    database_options(service.database(), own.as_deref(), urls.server.as_deref())
 }

@@ -4,6 +4,7 @@ mod embedded;
 mod folder;
 mod hold;
 mod journal;
+mod partitioned;
 mod postgres;
 mod proxy;
 mod sandbox;

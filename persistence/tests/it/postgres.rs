@@ -15,7 +15,7 @@ use sqlx::{Connection, PgConnection, Row as _};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::journal::{Shared, commit, contract, give, load, row, stream};
+use crate::journal::{Shared, commit, contract, give, load, number, row, stream};
 use crate::server::{Postgres, urls};
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn readers_that_are_given_up_leave_nothing_behind(postgres: &Postgres) {
 
 async fn a_database_that_another_souk_has_is_left_alone_and_one_that_it_takes_is_lost(postgres: &Postgres) {
     // Databases of their own, by a URL each; made by the first who opens them.
-    let url = |name: &str| Some(postgres.server.url().replace("/postgres", &format!("/{name}")));
+    let url = |name: &str| vec![postgres.server.url().replace("/postgres", &format!("/{name}"))];
     let urls = DatabaseUrls {
         account: url("locked_1"),
         product: url("locked_2"),
@@ -226,7 +226,7 @@ async fn a_database_that_another_souk_has_is_left_alone_and_one_that_it_takes_is
 async fn an_opening_that_is_given_up_leaves_no_transaction_in_which_somebody_else_writes(
     postgres: &Postgres,
 ) {
-    let url = |name: &str| Some(postgres.server.url().replace("/postgres", &format!("/{name}")));
+    let url = |name: &str| vec![postgres.server.url().replace("/postgres", &format!("/{name}"))];
     let urls = DatabaseUrls {
         account: url("dropped_1"),
         product: url("dropped_2"),
@@ -316,7 +316,7 @@ async fn acknowledged_is_stored(
     let rows = "select stream, count(*), max(version) from journal group by stream";
     let rows = postgres.sql(database, rows).await;
     let stored: HashMap<u128, (i64, i32)> =
-        rows.iter().map(|row| (row.get::<Uuid, _>(0).as_u128(), (row.get(1), row.get(2)))).collect();
+        rows.iter().map(|row| (number(row.get::<Uuid, _>(0)), (row.get(1), row.get(2)))).collect();
     let acknowledged = acknowledged.lock().expect("no panic").clone();
     assert_eq!(acknowledged.len(), stored.len());
     for (number, version) in acknowledged {
