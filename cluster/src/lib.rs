@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use souk_actors::Places;
+use souk_actors::aggregate::Kind;
 use souk_actors::tenant::Tenant;
 use souk_actors::territory::Territory;
 use sqlx::postgres::PgConnectOptions;
@@ -28,7 +29,7 @@ use crate::keeper::{Keeper, Membership, Reload};
 use crate::link::{LinkError, LinkSettings, Links, TlsFiles};
 use crate::map::Role;
 use crate::register::{Introduction, Register, RegisterError};
-use crate::router::{Desk, Router};
+use crate::router::{Desk, Forgetting, Router};
 use crate::time::ClusterTime;
 
 /// An operator waits so long for the register.
@@ -112,6 +113,7 @@ impl Joining {
         let desk = Arc::new(Desk {
             me: incarnation,
             tenant: OnceLock::new(),
+            forget: OnceLock::new(),
             membership: member.clone(),
             time: Arc::clone(&time),
         });
@@ -157,11 +159,17 @@ impl Joining {
         Places::shared(Arc::clone(&self.territory), Arc::<Router>::clone(&self.router))
     }
 
-    /// Joins with an open shop. `reload`: reads again which slots the databases hold.
-    pub async fn join(mut self, tenant: Tenant, reload: Reload) -> Result<Cluster, ClusterError> {
+    /// Joins with an open shop. `reload`: reads again which slots the databases hold; `forget`: forgets what is
+    /// remembered of an entity.
+    pub async fn join(
+        mut self,
+        tenant: Tenant,
+        reload: Reload,
+        forget: Forgetting,
+    ) -> Result<Cluster, ClusterError> {
         self.register.join(&self.me, self.settings.lease).await?;
         // Set once: joining consumes this.
-        let _ = self.desk.tenant.set(tenant.clone());
+        let _ = (self.desk.forget.set(forget), self.desk.tenant.set(tenant.clone()));
         let news = Arc::new(Notify::new());
         let member = self.membership.subscribe();
         let (leave, left) = mpsc::channel(1);
@@ -189,6 +197,7 @@ impl Joining {
             register: self.settings.register,
             membership: member,
             links: self.links,
+            router: self.router,
             leave,
             _tasks: tasks,
         })
@@ -214,6 +223,7 @@ pub struct Cluster {
     register: PgConnectOptions,
     membership: watch::Receiver<Membership>,
     links: Arc<Links>,
+    router: Arc<Router>,
     leave: mpsc::Sender<oneshot::Sender<()>>,
     _tasks: JoinSet<()>,
 }
@@ -245,6 +255,11 @@ impl Cluster {
             unowned: map.owners.iter().filter(|owner| owner.owner.is_none()).count(),
             unreachable: map.peers(self.me).filter(cut_off).map(|node| node.name.clone()).collect(),
         }
+    }
+
+    /// Has every node that can be reached forget what it remembers of an entity. This one is not told.
+    pub async fn forget(&self, kind: Kind, id: Uuid) {
+        self.router.forget(kind, id).await;
     }
 
     /// The register, for whoever operates the cluster.

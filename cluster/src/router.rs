@@ -14,7 +14,7 @@ use souk_actors::{Id, Slot, Timestamp};
 use souk_persistence::journal::ViewRow;
 use souk_proto::node::request::Body;
 use souk_proto::node::response::Outcome;
-use souk_proto::node::{Ask, Follow, NotOwner, Request, Standing, Unknown};
+use souk_proto::node::{Ask, Follow, Forget, NotOwner, Request, Standing, Unknown};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -26,6 +26,8 @@ use crate::time::ClusterTime;
 
 /// While nobody has a shard, or whoever has it cannot be reached.
 const PAUSE: Duration = Duration::from_millis(25);
+/// Nodes that do not hear it in time forget by themselves, later.
+const FORGET_MAX: Duration = Duration::from_millis(500);
 /// A subscription is renewed by whoever follows when it ends.
 const FOLLOWED_MAX: Duration = Duration::from_secs(300);
 
@@ -109,6 +111,18 @@ impl Router {
         }
     }
 
+    /// Has every node that can be reached forget what it remembers of an entity.
+    pub(crate) async fn forget(&self, kind: Kind, id: Uuid) {
+        let map = self.membership.borrow().map.clone();
+        let peers: Vec<Uuid> =
+            map.iter().flat_map(|map| map.peers(self.me)).map(|node| node.incarnation).collect();
+        let telling = peers.into_iter().map(|peer| {
+            let request = self.envelope(kind, id, FORGET_MAX, Body::Forget(Forget {}));
+            self.links.request(peer, request, FORGET_MAX)
+        });
+        futures::future::join_all(telling).await;
+    }
+
     fn request(&self, call: &Call, within: Duration) -> Request {
         let ask = Ask { command: call.command.clone(), is_new: call.is_new };
         self.envelope(call.kind, call.id, within, Body::Ask(ask))
@@ -151,10 +165,14 @@ impl Route for Router {
     }
 }
 
+/// Forgets what is remembered of an entity beside its rows. Does not wait.
+pub type Forgetting = Arc<dyn Fn(Kind, Uuid) + Send + Sync>;
+
 /// Answers other nodes for the entities of this one.
 pub(crate) struct Desk {
     pub me: Uuid,
     pub tenant: OnceLock<Tenant>,
+    pub forget: OnceLock<Forgetting>,
     pub membership: watch::Receiver<Membership>,
     pub time: Arc<ClusterTime>,
 }
@@ -169,6 +187,10 @@ impl Desk {
             tracing::warn!(kind = request.kind, "a request of another node names no entity");
             return;
         };
+        if let (Some(Body::Forget(Forget {})), Some(forget)) = (&request.body, self.forget.get()) {
+            forget(kind, id);
+            return responder.answer(Outcome::Answer(Bytes::new()));
+        }
         let left = request.deadline.saturating_sub(self.time.now_us());
         let Ok(left) = u64::try_from(left).map(Duration::from_micros) else {
             metrics::counter!("souk_cluster_expired_total").increment(1);
@@ -197,6 +219,8 @@ impl Desk {
                 let views = tenant.follow(kind, id);
                 tokio::spawn(tell(views, responder, left.min(FOLLOWED_MAX)));
             }
+            // The node is not open yet, and remembers nothing.
+            Some(Body::Forget(Forget {})) => responder.answer(Outcome::Answer(Bytes::new())),
             None => tracing::warn!(%id, "a request of another node asks nothing"),
         }
     }

@@ -11,7 +11,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use moka::sync::Cache;
 use souk_actors::account::Account;
 use souk_actors::admission::Gate;
-use souk_actors::aggregate::Aggregate;
+use souk_actors::aggregate::{Aggregate, Kind};
 use souk_actors::directory::{AskError, Housed};
 use souk_actors::followers::Standing;
 use souk_actors::money::Currency;
@@ -37,6 +37,14 @@ use crate::{
 const PRODUCTS_KNOWN: u64 = 100_000;
 const KNOWN_FOR: Duration = Duration::from_secs(60);
 
+/// Currencies of products that were for sale a moment ago.
+pub type KnownProducts = Cache<Uuid, Currency>;
+
+/// Remembers nothing yet.
+pub fn known_products() -> KnownProducts {
+    Cache::builder().max_capacity(PRODUCTS_KNOWN).time_to_live(KNOWN_FOR).build()
+}
+
 /// What handlers share.
 #[derive(Clone)]
 pub struct App(Arc<Inner>);
@@ -47,7 +55,7 @@ struct Inner {
     tokens: Tokens,
     passwords: Passwords,
     shop_currency: Currency,
-    known_products: Cache<Uuid, Currency>,
+    known_products: KnownProducts,
     settings: Settings,
     metrics: PrometheusHandle,
     draining: watch::Receiver<bool>,
@@ -64,6 +72,7 @@ pub struct Ingredients {
     pub shop_currency: Currency,
     pub settings: Settings,
     pub metrics: PrometheusHandle,
+    pub known_products: KnownProducts,
     /// Turns true when the node begins to go away.
     pub draining: watch::Receiver<bool>,
     /// `None`: this node is alone.
@@ -81,10 +90,10 @@ impl App {
             shop_currency,
             settings,
             metrics,
+            known_products,
             draining,
             cluster,
         } = parts;
-        let known_products = Cache::builder().max_capacity(PRODUCTS_KNOWN).time_to_live(KNOWN_FOR).build();
         Self(Arc::new(Inner {
             shop,
             clock,
@@ -140,8 +149,16 @@ impl App {
     }
 
     /// Currencies of products that were for sale a moment ago.
-    pub fn known_products(&self) -> &Cache<Uuid, Currency> {
+    pub fn known_products(&self) -> &KnownProducts {
         &self.0.known_products
+    }
+
+    /// A product is not what it was: no node that can be reached remembers it.
+    pub async fn forget_product(&self, id: Uuid) {
+        self.known_products().invalidate(&id);
+        if let Some(cluster) = self.cluster() {
+            cluster.forget(Kind::Product, id).await;
+        }
     }
 
     /// Every setting.

@@ -11,10 +11,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::PrometheusHandle;
 use sha2::{Digest, Sha256};
+use souk_actors::aggregate::Kind;
 use souk_actors::host::Limits;
 use souk_actors::{Clock, Journals, Pace, Places, Shop};
 use souk_cluster::Cluster;
 use souk_cluster::keeper::Reload;
+use souk_cluster::router::Forgetting;
 use souk_config::{Provider, SecretUrl, SecretUrls, Settings, millis};
 use souk_persistence::databases::{DatabaseUrls, Databases, DatabasesError, Hold};
 use souk_persistence::embedded::{Embedded, EmbeddedSettings};
@@ -25,7 +27,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::app::{App, Ingredients, router};
+use crate::app::{App, Ingredients, known_products, router};
 use crate::membership;
 use crate::passwords::Passwords;
 use crate::server::{ServerLimits, serve};
@@ -185,10 +187,22 @@ async fn over(
     let places = joining.as_ref().map_or_else(Places::alone, |joining| joining.places());
     let key = token_key(settings, joining.as_ref().map(|joining| joining.id()))?;
     let shop = shop(settings, &databases, &books, clock, places).await?;
+    let known_products = known_products();
     let cluster = match joining {
         Some(joining) => {
             let reload = reload(databases.partitioned());
-            let cluster = joining.join(shop.tenant().clone(), reload).await.context("join the cluster")?;
+            let remembered = known_products.clone();
+            let forget: Forgetting = Arc::new(move |kind, id| match kind {
+                Kind::Product => remembered.invalidate(&id),
+                Kind::Account
+                | Kind::Session
+                | Kind::Email
+                | Kind::Category
+                | Kind::Order
+                | Kind::Payment => {}
+            });
+            let joined = joining.join(shop.tenant().clone(), reload, forget).await;
+            let cluster = joined.context("join the cluster")?;
             Some(Arc::new(cluster))
         }
         None => None,
@@ -201,6 +215,7 @@ async fn over(
         clock,
         settings: settings.clone(),
         metrics,
+        known_products,
         draining,
         cluster: cluster.clone(),
     });

@@ -397,7 +397,7 @@ async fn withdraw(
 ) -> Result<StatusCode, Problem> {
     let command = product::Command::Withdraw { by, seen: seen(tag.as_deref())? };
     app.directory().ask(Id::<Product>::from(id), command, app.patience()).await.map_err(problem)?;
-    app.known_products().invalidate(&id);
+    app.forget_product(id).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -279,7 +279,7 @@ impl Server {
             "fsync=on",
             "synchronous_commit=on",
             "full_page_writes=on",
-            "max_connections=100",
+            "max_connections=400",
             "shared_buffers=256MB",
             // Long checkpoints: right after one, every page that is touched is logged whole.
             "max_wal_size=4GB",

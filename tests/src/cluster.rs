@@ -205,5 +205,6 @@ fn is_settled(status: &Value, count: usize) -> bool {
 pub async fn counted(url: &str, counter: &str) -> Result<f64> {
     let text = reqwest::get(format!("{url}/metrics")).await?.text().await?;
     let lines = text.lines().filter(|line| line.starts_with(counter));
-    Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    let counts = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    Ok(counts.fold(0.0, |sum, count| sum + count))
 }

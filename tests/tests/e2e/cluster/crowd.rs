@@ -13,10 +13,13 @@ use souk_tests::laws;
 use souk_tests::process::Data;
 use souk_tests::shopper::{Answer, Shopper, send};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 const BUYERS: usize = 12;
 const PRODUCTS: usize = 12;
+/// Purchases that are begun at once.
+const STORM: usize = 300;
 const STOCK: i64 = 1_000_000;
 /// What goes on when the last fault is over ends within this.
 const SETTLE_MAX: Duration = Duration::from_secs(90);
@@ -52,6 +55,8 @@ pub struct Crowd {
     products: Arc<Vec<String>>,
     keys: usize,
     told: Told,
+    /// Purchases that were tried beside those of rushes.
+    beside: Arc<AtomicUsize>,
 }
 
 /// Buyers at work.
@@ -74,7 +79,13 @@ impl Crowd {
         for _ in 0..BUYERS {
             buyers.push(Shopper::register(&cluster.url()).await?.at(&cluster.url()));
         }
-        Ok(Self { buyers, products: Arc::new(products), keys: 0, told: Told::default() })
+        Ok(Self {
+            buyers,
+            products: Arc::new(products),
+            keys: 0,
+            told: Told::default(),
+            beside: Arc::default(),
+        })
     }
 
     /// Somebody new whose account, and so whose purchases, lie in one of these slots.
@@ -89,9 +100,33 @@ impl Crowd {
         bail!("nobody's slot lies in {slots:?}")
     }
 
-    /// A product that somebody can buy.
-    pub fn product(&self) -> &str {
-        &self.products[0]
+    /// Has somebody buy until it succeeds: how long after `since` that was.
+    pub async fn first_success(&self, shopper: &Shopper, since: Instant) -> Result<Duration> {
+        loop {
+            self.beside.fetch_add(1, Ordering::AcqRel);
+            if let Ok(answer) = shopper.buy(&[(&self.products[0], 1)], None).await
+                && answer.body["status"] == "completed"
+            {
+                return Ok(since.elapsed());
+            }
+            ensure!(since.elapsed() < Duration::from_secs(60), "nothing can be bought for a minute");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Has hundreds of purchases begun at one node, all at once; nobody waits for their answers.
+    pub fn storm(&self, url: &str) -> Vec<JoinHandle<()>> {
+        let begin = |number: usize| {
+            let buyer = self.buyers[number % BUYERS].at(url);
+            let body = Shopper::order(&[(&self.products[number % PRODUCTS], 1)], None);
+            self.beside.fetch_add(1, Ordering::AcqRel);
+            tokio::spawn(async move {
+                let request = buyer.request(Method::POST, "/purchases").timeout(Duration::from_secs(2));
+                // The node is about to fall silent.
+                drop(send(request.json(&body)).await);
+            })
+        };
+        (0..STORM).map(begin).collect()
     }
 
     /// Everybody buys until it is over.
@@ -114,7 +149,7 @@ impl Crowd {
 
     /// Ends a rush, waits until all that it left is done, and judges: every accepted purchase terminal, every law
     /// silent, nothing doubled, nobody answered wrongly.
-    pub async fn judge(&mut self, what: &str, rush: Rush, cluster: &Cluster, data: &Data) -> Result<()> {
+    pub async fn judge(&mut self, what: &str, rush: Rush, data: &Data) -> Result<()> {
         rush.is_over.store(true, Ordering::Release);
         let mut told = Told::default();
         for buyer in rush.buying {
@@ -134,16 +169,12 @@ impl Crowd {
         let checked = laws::hold(data, &stocked?, SETTLE_MAX).await.with_context(|| what.to_owned())?;
         let made = checked.completed + checked.failed + checked.cancelled;
         let (accepted, tried) = (self.told.accepted.len(), self.told.tried);
+        let tried = tried + self.beside.load(Ordering::Acquire);
         ensure!(
-            (accepted..=tried + self.others(cluster)).contains(&made),
+            (accepted..=tried).contains(&made),
             "{what}: {accepted} accepted, {made} made, {tried} tried"
         );
         self.same_purchases(what).await
-    }
-
-    /// Purchases that were made beside a rush are few.
-    fn others(&self, _cluster: &Cluster) -> usize {
-        1_000
     }
 
     /// Asking again under a key names the purchase that it named before, and that has ended.
