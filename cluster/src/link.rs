@@ -189,6 +189,11 @@ impl Links {
         Ok(Self { switchboard, address, server, host: host.get_cell(), failed, _tasks: tasks })
     }
 
+    /// Of this end.
+    pub fn incarnation(&self) -> Uuid {
+        self.switchboard.settings.incarnation
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address

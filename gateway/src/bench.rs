@@ -52,7 +52,7 @@ use self::options::{GROWTH, OVERLOAD, Options};
 use self::progress::note;
 use self::report::{Conditions, Measured, Report};
 use self::scenario::{DEFAULT, Scenario, Spread, named};
-use self::shop::Shop;
+use self::shop::{Shape, Shop};
 use self::stage::Stage;
 
 /// How long the shop is warmed up before anything is measured.
@@ -69,7 +69,7 @@ pub async fn run(options: Options) -> Result<()> {
         Some(authority) => Shop::at(authority),
         None => {
             note("starting a Souk");
-            Shop::start(options.data.as_deref()).await?
+            Shop::start(options.data.as_deref(), Shape::of(&options)).await?
         }
     };
     let report = measure(shop, &plan, &options).await?;
@@ -231,6 +231,8 @@ mod tests {
     #[test]
     fn each_scenario_is_measured_once_and_growth_by_itself() {
         let options = |names: &[&str]| Options {
+            nodes: None,
+            gateways: 0,
             scenarios: names.iter().map(|name| (*name).to_owned()).collect(),
             seconds: 1.0,
             runs: 1,

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -58,7 +59,8 @@ impl Baseline {
         let program = Program::start(command, &folder.join("baseline.log")).await?;
         let access = Access { account: Uuid::from_u128(rand::random()), session: Uuid::nil() };
         let target = Target {
-            authority: program.authority.clone(),
+            doors: [program.authority.clone()].into(),
+            turn: Arc::default(),
             token: Tokens::new(&[key])?.seal_access(access, Clock::System.now(), TOKEN_TTL),
             uniform: (1..=UNIFORM).map(product).collect(),
             hot: (UNIFORM + 1..=PRODUCTS).map(product).collect(),
@@ -98,8 +100,11 @@ pub async fn pgbench(
     };
     command.arg("baseline").env("PGPASSWORD", server.password()).env("LC_ALL", "C");
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let meter =
-        Meter { node: None, postgres: Some((server.clone(), server.connect("baseline").await?)), souk: None };
+    let meter = Meter {
+        nodes: Vec::new(),
+        postgres: Some((server.clone(), server.connect("baseline").await?)),
+        souks: Vec::new(),
+    };
     let before = meter.spent();
     let output = tokio::time::timeout(PGBENCH_MAX, command.output()).await.context("pgbench does not end")?;
     let output = output.context("run pgbench")?;

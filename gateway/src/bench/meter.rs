@@ -26,12 +26,12 @@ const POLL: Duration = Duration::from_millis(50);
 /// Reads what can be seen of those who work.
 #[derive(Debug)]
 pub struct Meter {
-    /// The process that answers, if it runs on this machine and is ours.
-    pub node: Option<i32>,
+    /// The processes that answer, if they run on this machine and are ours.
+    pub nodes: Vec<i32>,
     /// The server of the database, likewise, and a connection to it.
     pub postgres: Option<(Server, PgConnection)>,
-    /// A Souk that says what it counts and whether something is under way.
-    pub souk: Option<Target>,
+    /// Nodes that say what they count and whether something is under way: host and port.
+    pub souks: Vec<String>,
 }
 
 /// A reading of the processor's time, in seconds of a core.
@@ -74,6 +74,12 @@ pub struct Cost {
     pub log_bytes: Option<f64>,
     /// Messages between actors, if the node counts them.
     pub messages: Option<f64>,
+    /// Asks that crossed to another node.
+    #[serde(default)]
+    pub hops: Option<f64>,
+    /// Frames between nodes, in both directions.
+    #[serde(default)]
+    pub frames: Option<f64>,
     /// Allocations, if the node counts them.
     pub allocations: Option<f64>,
     /// Bytes of memory that the process that answers holds at the end.
@@ -89,7 +95,7 @@ impl Meter {
     pub fn spent(&self) -> Spent {
         Spent {
             client: processes::of_us(),
-            node: self.node.and_then(processes::of),
+            node: over(&self.nodes, processes::of),
             postgres: self.postgres.as_ref().and_then(|(server, _)| processes::of_family(server.pid)),
             machine: processes::machine(),
         }
@@ -97,10 +103,12 @@ impl Meter {
 
     /// What was written until now.
     pub async fn written(&mut self) -> Result<Written> {
-        let counters = match &self.souk {
-            Some(target) => Counters::parse(&String::from_utf8_lossy(&look(target, "//metrics").await?)),
-            None => Counters::default(),
-        };
+        let mut counted = Vec::new();
+        for souk in &self.souks {
+            counted.extend(look(souk, "//metrics").await?);
+            counted.push(b'\n');
+        }
+        let counters = Counters::parse(&String::from_utf8_lossy(&counted));
         let log_bytes = match &mut self.postgres {
             Some((_, connection)) => Some(database::log_bytes(connection).await?),
             None => None,
@@ -110,12 +118,15 @@ impl Meter {
 
     /// Waits until no purchase is under way and every completed one is settled.
     pub async fn settled(&self) -> Result<()> {
-        let Some(target) = &self.souk else { return Ok(()) };
         let deadline = Instant::now() + SETTLED_MAX;
         loop {
-            let ready: Value = serde_json::from_slice(&look(target, "//readyz").await?)?;
-            let count = |name: &str| ready[name].as_u64().context("read what is under way");
-            let (purchases, unsettled) = (count("purchases")?, count("unsettled")?);
+            let (mut purchases, mut unsettled) = (0, 0);
+            for souk in &self.souks {
+                let ready: Value = serde_json::from_slice(&look(souk, "//readyz").await?)?;
+                let count = |name: &str| ready[name].as_u64().context("read what is under way");
+                purchases += count("purchases")?;
+                unsettled += count("unsettled")?;
+            }
             if purchases == 0 && unsettled == 0 {
                 return Ok(());
             }
@@ -156,17 +167,25 @@ impl Meter {
             log_bytes: later.log_bytes.zip(earlier.log_bytes).map(|(to, from)| each((to - from) as f64)),
             messages: counted("souk_messages_total"),
             allocations: counted("souk_allocations_total"),
-            node_bytes: self.node.and_then(processes::resident_bytes),
+            hops: counted("souk_cluster_hops_total"),
+            frames: counted("souk_cluster_frames_total"),
+            node_bytes: over(&self.nodes, processes::resident_bytes),
             busy: part(busy),
             others: part(busy - ours),
         }
     }
 }
 
+/// The sum over all processes. `None`: there are none, or one cannot be seen.
+fn over<T: std::iter::Sum>(processes: &[i32], of: fn(i32) -> Option<T>) -> Option<T> {
+    if processes.is_empty() { None } else { processes.iter().map(|process| of(*process)).sum() }
+}
+
 /// Reads a page of the node, on a connection of its own: the node closes those that nobody uses, and also
 /// one whose request comes late because the machine is busy. So it is asked twice.
-async fn look(target: &Target, path: &str) -> Result<Vec<u8>> {
-    let request = request::get(target, path);
+async fn look(souk: &str, path: &str) -> Result<Vec<u8>> {
+    let target = Target::empty(vec![souk.to_owned()]);
+    let request = request::get(&target, path);
     let mut again = true;
     loop {
         let answer = target.connect().await?.exchange(&request).await.map(|answer| answer.body.to_vec());
@@ -183,7 +202,7 @@ mod tests {
 
     #[test]
     fn settling_is_charged_to_those_who_settle_and_not_to_the_client() {
-        let meter = Meter { node: None, postgres: None, souk: None };
+        let meter = Meter { nodes: Vec::new(), postgres: None, souks: Vec::new() };
         let spent = |client, node, postgres, busy, all| Spent {
             client,
             node: Some(node),

@@ -28,6 +28,7 @@ Examples:
   souk bench --scenario open --rate 5000 --seconds 30
   souk bench --scenario table --runs 3 --json new.json --against old.json
   souk bench --scenario uniform-64 --url http://127.0.0.1:8080
+  souk bench --scenario uniform-256 --nodes 3         a cluster of three nodes on this machine
 
 Without --url it starts a Souk of its own, with a database of its own, over a temporary folder. Souk's
 settings come from the environment (SOUK__SECTION__KEY), except where its database is.")]
@@ -53,6 +54,12 @@ pub struct Options {
     /// Where the bench's own Souk keeps its data, which then stays [default: a temporary folder]
     #[arg(long, value_name = "FOLDER", conflicts_with = "url")]
     pub data: Option<PathBuf>,
+    /// A cluster of so many nodes, instead of one node that is alone; buyers connect to each in turn
+    #[arg(long, value_name = "COUNT", conflicts_with = "url", value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub nodes: Option<u16>,
+    /// So many nodes without shards before them: buyers connect to these alone, and every purchase crosses
+    #[arg(long, value_name = "COUNT", requires = "nodes", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=16))]
+    pub gateways: u16,
     /// Leaves out what hand-written SQL does
     #[arg(long)]
     pub no_baselines: bool,

@@ -77,7 +77,10 @@ pub fn beside(name: &str) -> Result<PathBuf> {
 
 /// `host:port` of the first URL in a line.
 fn authority(line: &str) -> Option<&str> {
-    let rest = line.split_once("http://")?.1;
+    let rest = match line.split_once("postgres://") {
+        Some((_, rest)) => rest.split_once('@')?.1,
+        None => line.split_once("http://")?.1,
+    };
     rest.split(|c: char| c == '/' || c.is_whitespace()).next()
 }
 
@@ -96,6 +99,7 @@ mod tests {
     fn the_address_is_found_in_what_a_program_says() {
         assert_eq!(authority("Souk is open at http://127.0.0.1:8080"), Some("127.0.0.1:8080"));
         assert_eq!(authority("  API  http://127.0.0.1:1/api/v1"), Some("127.0.0.1:1"));
+        assert_eq!(authority("postgres://souk:secret@127.0.0.1:5/postgres"), Some("127.0.0.1:5"));
         assert_eq!(authority("wait"), None);
     }
 }

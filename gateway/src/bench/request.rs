@@ -131,7 +131,9 @@ fn with_body(head: String, body: &serde_json::Value) -> Vec<u8> {
 
 /// `path` below `/api/v1`; or, if it begins with `//`, itself.
 fn head(target: &Target, method: &str, path: &str) -> String {
-    let Target { authority, token, .. } = target;
+    let Target { doors, token, .. } = target;
+    // Nodes do not look at it.
+    let authority = doors.first().map_or("souk", String::as_str);
     let path = match path.strip_prefix("//") {
         Some(path) => format!("/{path}"),
         None => format!("/api/v1{path}"),
@@ -177,13 +179,16 @@ fn contains(body: &[u8], what: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::scenario::named;
     use super::*;
 
     fn target() -> Target {
         let ids = |count: u128| (1..=count).map(Uuid::from_u128).collect();
         Target {
-            authority: "127.0.0.1:80".to_owned(),
+            doors: ["127.0.0.1:80".to_owned()].into(),
+            turn: Arc::default(),
             token: "secret".to_owned(),
             uniform: ids(1_000),
             hot: ids(2),

@@ -1,17 +1,32 @@
 //! The Souk under test: one that the bench starts itself, or one that runs already.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use sqlx::Row as _;
 use tokio::process::Command;
+use tokio::time::Instant;
 
 use super::database::Server;
 use super::meter::Meter;
+use super::options::Options;
 use super::program::Program;
 use super::target::Target;
 
 /// Tokens of the bench outlive it.
 const TOKEN_TTL_S: &str = "86400";
+/// As many shards as a cluster has that is not told otherwise.
+const SHARDS: i64 = 64;
+/// How many shards the node has that has the fewest; null while somebody has none.
+const PARTS: &str = "
+select case when bool_and(owner is not null) then
+  (select min(shards) from (
+     select count(s.number) as shards from node n left join shard s on s.owner = n.incarnation
+     where not n.is_buried and n.role <> 'gateway' group by n.incarnation) parts)
+end from shard";
+const SETTLED_MAX: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(100);
 const SETTINGS: &str = "SOUK__";
 const DATABASE_SETTINGS: &str = "SOUK__DATABASE__";
 
@@ -26,9 +41,36 @@ pub struct Shop {
 /// A Souk that the bench has started.
 #[derive(Debug)]
 struct Own {
-    program: Program,
+    /// Those that answer, all of them.
+    nodes: Vec<Program>,
+    /// The database server, where the node is not alone with one of its own.
+    postgres: Option<Program>,
     server: Server,
     folder: Folder,
+}
+
+/// How many nodes there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One, with a database server of its own.
+    Alone,
+    /// Some that share a server, and some without shards before them.
+    Cluster {
+        /// With shards.
+        nodes: u16,
+        /// Without; where there are any, buyers connect to these alone.
+        gateways: u16,
+    },
+}
+
+impl Shape {
+    /// As asked for.
+    pub fn of(options: &Options) -> Self {
+        match options.nodes {
+            None => Self::Alone,
+            Some(nodes) => Self::Cluster { nodes, gateways: options.gateways },
+        }
+    }
 }
 
 /// Where it keeps its data.
@@ -49,7 +91,7 @@ impl Drop for Folder {
 
 impl Shop {
     /// Starts a Souk with a database of its own. `data`: the folder, which is then kept.
-    pub async fn start(data: Option<&Path>) -> Result<Self> {
+    pub async fn start(data: Option<&Path>, shape: Shape) -> Result<Self> {
         let folder = Folder {
             path: match data {
                 Some(data) => std::path::absolute(data)?,
@@ -58,29 +100,26 @@ impl Shop {
             is_kept: data.is_some(),
         };
         std::fs::create_dir_all(&folder.path).with_context(|| format!("make {}", folder.path.display()))?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(&folder.path);
-        for (name, _) in std::env::vars_os() {
-            if is_database_url(&name.to_string_lossy()) {
-                command.env_remove(name);
+        let path = folder.path.as_path();
+        let (nodes, postgres, doors) = match shape {
+            Shape::Alone => {
+                let node = Program::start(souk(path, path, "serve")?, &path.join("souk.log")).await?;
+                let doors = vec![node.authority.clone()];
+                (vec![node], None, doors)
             }
-        }
-        // There is no souk.toml in its folder: nothing but the environment changes a setting.
-        command.env("SOUK__TOKEN__ACCESS_TTL_S", TOKEN_TTL_S).current_dir(&folder.path);
-        let program = Program::start(command, &folder.path.join("souk.log")).await?;
-        let target = Target::empty(&program.authority);
-        match Server::of(&folder.path) {
-            Ok(server) => Ok(Self { own: Some(Own { program, server, folder }), target }),
-            Err(error) => {
-                program.stop().await?;
-                Err(error.context("find the database of the Souk that was started"))
+            Shape::Cluster { nodes, gateways } => {
+                let server = Program::start(souk(path, path, "postgres")?, &path.join("souk.log")).await?;
+                let (nodes, doors) = cluster(path, nodes, gateways).await?;
+                (nodes, Some(server), doors)
             }
-        }
+        };
+        let server = Server::of(path).context("find the database of the Souk that was started")?;
+        Ok(Self { own: Some(Own { nodes, postgres, server, folder }), target: Target::empty(doors) })
     }
 
     /// One that runs already. `authority`: host and port.
     pub fn at(authority: &str) -> Self {
-        Self { own: None, target: Target::empty(authority) }
+        Self { own: None, target: Target::empty(vec![authority.to_owned()]) }
     }
 
     /// The server of its databases, if it is the bench's own.
@@ -99,17 +138,76 @@ impl Shop {
             Some(server) => Some((server.clone(), server.connect("order_db").await?)),
             None => None,
         };
-        let node = self.own.as_ref().map(|own| own.program.pid());
-        Ok(Meter { node, postgres, souk: Some(self.target.clone()) })
+        let (nodes, souks) = match &self.own {
+            Some(own) => own.nodes.iter().map(|node| (node.pid(), node.authority.clone())).unzip(),
+            None => (Vec::new(), self.target.doors.to_vec()),
+        };
+        Ok(Meter { nodes, postgres, souks })
     }
 
     /// Stops it, if it is the bench's own.
     pub async fn close(self) -> Result<()> {
-        let Some(Own { program, server: _, folder }) = self.own else { return Ok(()) };
-        let stopped = program.stop().await;
+        let Some(Own { nodes, postgres, server: _, folder }) = self.own else { return Ok(()) };
+        let mut stopped = Ok(());
+        for program in nodes.into_iter().chain(postgres) {
+            stopped = program.stop().await.and(stopped);
+        }
         drop(folder);
         stopped
     }
+}
+
+/// `souk serve`, or another verb of it, over a folder. There is no souk.toml where it is started: nothing but the
+/// environment changes a setting.
+fn souk(folder: &Path, data: &Path, verb: &str) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(verb).arg("--data").arg(data);
+    if verb == "serve" {
+        command.args(["--listen", "127.0.0.1:0"]);
+    }
+    for (name, _) in std::env::vars_os() {
+        if is_database_url(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
+    command.env("SOUK__TOKEN__ACCESS_TTL_S", TOKEN_TTL_S).current_dir(folder);
+    Ok(command)
+}
+
+/// Starts nodes over the server in `folder`, and waits until every shard is served: all nodes, and where buyers
+/// connect.
+async fn cluster(folder: &Path, nodes: u16, gateways: u16) -> Result<(Vec<Program>, Vec<String>)> {
+    let server = Server::of(folder).context("find the database server that was started")?;
+    let cookie = format!("{:032x}", rand::random::<u128>());
+    let roles =
+        std::iter::repeat_n("both", nodes.into()).chain(std::iter::repeat_n("gateway", gateways.into()));
+    let mut programs = Vec::new();
+    for (number, role) in roles.enumerate() {
+        let data = folder.join(format!("node-{number}"));
+        let mut command = souk(folder, &data, "serve")?;
+        command
+            .env("SOUK__DATABASE__URL", server.url("postgres"))
+            .env("SOUK__CLUSTER__LISTEN", "127.0.0.1:0")
+            .env("SOUK__CLUSTER__COOKIE", &cookie)
+            .env("SOUK__CLUSTER__NAME", format!("node-{number}"))
+            .env("SOUK__CLUSTER__ROLE", role)
+            // The books of one node that is alone: so that only what is compared differs.
+            .env("SOUK__PAYMENT__SANDBOX_FOLDER", folder.join("sandbox"));
+        programs.push(Program::start(command, &folder.join(format!("node-{number}.log"))).await?);
+    }
+    let mut register = server.connect("cluster_db").await?;
+    let deadline = Instant::now() + SETTLED_MAX;
+    loop {
+        let least: Option<i64> = sqlx::query(PARTS).fetch_one(&mut register).await?.try_get(0)?;
+        if least.is_some_and(|least| least * i64::from(nodes) >= SHARDS - SHARDS / 8) {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "the cluster does not settle");
+        tokio::time::sleep(POLL).await;
+    }
+    let buyers_at = if gateways == 0 { 0 } else { usize::from(nodes) };
+    let doors = programs[buyers_at..].iter().map(|program| program.authority.clone()).collect();
+    Ok((programs, doors))
 }
 
 /// Variables of the environment that change Souk's settings, as the report names them. Their values may be

@@ -85,7 +85,7 @@ impl<'a> Stage<'a> {
         let seconds = self.seconds.min(BASELINE_MAX);
         let pace = Pace { seconds, warm_up: self.warm_up, seed: self.seed };
         let postgres = Some((server.clone(), server.connect("baseline").await?));
-        let mut meter = Meter { node: Some(baseline.pid()), postgres, souk: None };
+        let mut meter = Meter { nodes: vec![baseline.pid()], postgres, souks: Vec::new() };
         measure(&baseline.target, &mut meter, scenario, pace).await.map(Some)
     }
 

@@ -1,6 +1,7 @@
 //! Whom the load is for: a shop with products, and a buyer's token.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -25,8 +26,10 @@ const AGAIN_MAX: u32 = 10;
 /// Where to buy, and what.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Host and port.
-    pub authority: String,
+    /// Host and port, of each node that is open to buyers.
+    pub doors: Arc<[String]>,
+    /// Whose turn it is to be connected to.
+    pub turn: Arc<AtomicUsize>,
     /// Of the buyer; empty before there is one.
     pub token: String,
     /// The products of a uniform load; none if there is no such load.
@@ -37,8 +40,14 @@ pub struct Target {
 
 impl Target {
     /// A shop in which nobody is known and nothing sold yet.
-    pub fn empty(authority: &str) -> Self {
-        Self { authority: authority.to_owned(), token: String::new(), uniform: [].into(), hot: [].into() }
+    pub fn empty(doors: Vec<String>) -> Self {
+        Self {
+            doors: doors.into(),
+            turn: Arc::default(),
+            token: String::new(),
+            uniform: [].into(),
+            hot: [].into(),
+        }
     }
 
     /// Registers a buyer and puts products up for sale: two, and a thousand if they are needed.
@@ -75,9 +84,10 @@ impl Target {
         Ok(made.concat())
     }
 
-    /// A connection to it.
+    /// A connection to it: to the next door, where there are several.
     pub async fn connect(&self) -> Result<Connection> {
-        let authority = &self.authority;
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let authority = &self.doors[turn % self.doors.len()];
         Connection::open(authority).await.with_context(|| format!("connect to {authority}"))
     }
 }

@@ -1,0 +1,131 @@
+//! What the register promises, on a real PostgreSQL: leases end by its clock, a shard has one owner, and whoever was
+//! buried begins anew.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use souk_cluster::map::{ClusterMap, Role};
+use souk_cluster::register::{Introduction, Register, migrations};
+use souk_persistence::databases::prepare;
+use souk_persistence::embedded::{Embedded, EmbeddedSettings};
+use souk_persistence::migrate::migrate_by;
+use uuid::Uuid;
+
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(300);
+
+struct Place {
+    server: Embedded,
+    folder: PathBuf,
+    options: sqlx::postgres::PgConnectOptions,
+}
+
+impl Place {
+    async fn open() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("souk-register-{}-{number}", std::process::id()));
+        let settings = EmbeddedSettings { data: folder.clone(), binaries: None };
+        let server = Embedded::start(&settings).await.expect("a server");
+        let options = prepare("cluster_db", None, Some(&server.url())).await.expect("a database");
+        migrate_by(migrations(), &options).await.expect("migrates");
+        Self { server, folder, options }
+    }
+
+    fn register(&self) -> Register {
+        Register::new(self.options.clone(), Duration::from_secs(5))
+    }
+
+    async fn close(self) {
+        self.server.stop().await;
+        std::fs::remove_dir_all(&self.folder).expect("is removed");
+    }
+}
+
+fn node(number: u128) -> Introduction {
+    Introduction {
+        incarnation: Uuid::from_u128(number),
+        name: format!("node-{number}"),
+        address: format!("127.0.0.1:{number}"),
+        http: format!("http://127.0.0.1:{number}"),
+        role: Role::Both,
+        version: "test".to_owned(),
+    }
+}
+
+async fn overview(register: &mut Register) -> ClusterMap {
+    register.overview().await.expect("is read").expect("there is a cluster")
+}
+
+#[tokio::test]
+async fn a_shard_has_one_owner_and_whoever_was_buried_begins_anew() {
+    let place = Place::open().await;
+    let (mut one, mut two) = (place.register(), place.register());
+    assert_eq!(one.found(8).await.expect("is made"), 8);
+    assert_eq!(two.found(16).await.expect("is there"), 8, "the number is fixed when it is made");
+    let (first, second) = (node(1), node(2));
+    one.join(&first, SHORT).await.expect("joins");
+    two.join(&second, LONG).await.expect("joins");
+    assert_eq!(one.take(first.incarnation, &[0, 1, 2]).await.expect("takes"), 3);
+    assert_eq!(two.take(second.incarnation, &[2, 3]).await.expect("takes"), 1, "2 is the other's");
+    let map = overview(&mut two).await;
+    assert_eq!(
+        (map.shards_of(first.incarnation), map.shards_of(second.incarnation)),
+        (vec![0, 1, 2], vec![3])
+    );
+
+    // A lease that is renewed in time goes on; one that is not ends, by the database's clock.
+    assert!(one.renew(first.incarnation, SHORT, 0, 0).await.expect("renews").is_some());
+    tokio::time::sleep(SHORT + Duration::from_millis(50)).await;
+    assert_eq!(two.take(second.incarnation, &[0, 2]).await.expect("takes"), 2, "what the buried one had");
+    assert!(one.renew(first.incarnation, SHORT, 0, 0).await.expect("is told").is_none(), "it was buried");
+    let epoch = overview(&mut two).await.owner(0).epoch;
+    assert_eq!(one.give(first.incarnation, &[0], None).await.expect("is told"), 0, "it is not its own");
+
+    one.join(&first, LONG).await.expect("joins anew");
+    let map = overview(&mut one).await;
+    assert_eq!(map.shards_of(first.incarnation), Vec::<u16>::new());
+    assert_eq!(map.owner(0).epoch, epoch);
+    // The one that nobody took is nobody's.
+    assert_eq!(map.owner(1).owner, None);
+    place.close().await;
+}
+
+#[tokio::test]
+async fn shards_are_given_to_who_can_take_them_or_to_nobody() {
+    let place = Place::open().await;
+    let mut register = place.register();
+    register.found(8).await.expect("is made");
+    let (first, second) = (node(1), node(2));
+    register.join(&first, LONG).await.expect("joins");
+    register.join(&second, LONG).await.expect("joins");
+    register.take(first.incarnation, &[0, 1, 2, 3]).await.expect("takes");
+    let version = overview(&mut register).await.version;
+    let (giver, taker) = (first.incarnation, Some(second.incarnation));
+    assert_eq!(register.give(giver, &[0, 1], taker).await.expect("gives"), 2);
+    let map = overview(&mut register).await;
+    assert_eq!(map.owner(0).owner, taker);
+    assert!(map.version > version);
+    // To one that drains nothing is given, nor to one that is gone.
+    assert_eq!(register.drain("node-2", true).await.expect("drains"), 1);
+    register.give(giver, &[2], taker).await.expect("gives");
+    assert_eq!(overview(&mut register).await.owner(2).owner, None);
+    register.leave(second.incarnation).await.expect("leaves");
+    register.give(giver, &[3], taker).await.expect("gives");
+    let map = overview(&mut register).await;
+    assert_eq!((map.owner(3).owner, map.owner(0).owner), (None, None));
+    assert_eq!(register.drain("nobody", true).await.expect("is told"), 0);
+
+    register.hold(LONG).await.expect("holds");
+    assert!(overview(&mut register).await.is_held);
+    register.hold(Duration::ZERO).await.expect("goes on");
+    assert!(!overview(&mut register).await.is_held);
+    let frozen = register.freeze(100, 200).await.expect("freezes");
+    let map = overview(&mut register).await;
+    assert_eq!((map.version, map.frozen.len()), (frozen, 1));
+    register.thaw(100).await.expect("thaws");
+    let thawed = overview(&mut register).await;
+    assert_eq!((thawed.frozen.len(), thawed.holdings), (0, map.holdings + 1));
+    place.close().await;
+}
