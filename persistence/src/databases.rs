@@ -19,8 +19,8 @@ use crate::postgres::PostgresJournal;
 use crate::slots::SlotTable;
 
 pub use hold::{Conflict, Hold};
-pub(crate) use places::reload;
 pub use places::{Place, places};
+pub(crate) use places::{reload, tell, words};
 use server::connected;
 pub use server::prepare;
 pub(crate) use server::{connect, database_options, is_missing, prepared, within};

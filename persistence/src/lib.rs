@@ -9,6 +9,7 @@ pub mod embedded;
 pub mod journal;
 pub mod memory;
 pub mod migrate;
+pub mod move_slots;
 pub mod mutant;
 pub mod partitioned;
 pub mod postgres;

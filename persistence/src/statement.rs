@@ -124,7 +124,7 @@ fn is_refusal(code: &str) -> bool {
 }
 
 /// JSON text, sent as `json`: as `text` it would be cast, as `jsonb` parsed and written anew.
-struct Json<'a>(&'a str);
+pub(crate) struct Json<'a>(pub &'a str);
 
 impl Type<Postgres> for Json<'_> {
     fn type_info() -> PgTypeInfo {

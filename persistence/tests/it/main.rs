@@ -4,6 +4,7 @@ mod embedded;
 mod folder;
 mod hold;
 mod journal;
+mod move_slots;
 mod partitioned;
 mod postgres;
 mod proxy;

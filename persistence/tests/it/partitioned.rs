@@ -29,7 +29,7 @@ fn apart(postgres: &Postgres, names: &[&str]) -> DatabaseUrls {
     DatabaseUrls { account: url("a"), order: url("o"), payment: url("p"), ..DatabaseUrls::default() }
 }
 
-async fn open(urls: &DatabaseUrls) -> Result<Databases, DatabasesError> {
+pub async fn open(urls: &DatabaseUrls) -> Result<Databases, DatabasesError> {
     Databases::open(urls, Hold::Shared, 2).await
 }
 
