@@ -48,7 +48,8 @@ create table shard (
   epoch   bigint    not null default 0
 );
 
--- Slots that no node may serve for now, because their rows are being moved.
+-- Slots that no node may serve for now, because their rows are being moved. For a minute: whoever froze them may be
+-- gone, and the databases see to it that nobody writes what is elsewhere.
 create table frozen (
   first_slot  smallint    primary key,
   last_slot   smallint    not null check (last_slot >= first_slot),
@@ -79,7 +80,7 @@ create function overview() returns json language sql stable as $$
       select json_agg(json_build_object('owner', owner, 'epoch', epoch) order by number) from shard),
     'frozen', coalesce((
       select json_agg(json_build_object('first', first_slot, 'last', last_slot) order by first_slot)
-      from frozen), '[]'))
+      from frozen where since > clock_timestamp() - interval '1 minute'), '[]'))
   from cluster c
 $$;
 
@@ -191,16 +192,17 @@ create function freeze(first_one smallint, last_one smallint) returns bigint lan
 begin
   perform from cluster for update;
   insert into frozen (first_slot, last_slot) values (first_one, last_one)
-    on conflict (first_slot) do update set last_slot = excluded.last_slot;
+    on conflict (first_slot) do update set last_slot = excluded.last_slot, since = clock_timestamp();
   perform change();
   return (select version from cluster);
 end $$;
 
--- They are served again, from the databases that hold them now.
-create function thaw(first_one smallint) returns void language plpgsql as $$
+-- They are served again, from the databases that hold them now; the version in which that is so.
+create function thaw(first_one smallint) returns bigint language plpgsql as $$
 begin
   perform from cluster for update;
   delete from frozen where first_slot = first_one;
   update cluster set holdings = holdings + 1;
   perform change();
+  return (select version from cluster);
 end $$;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use souk_actors::Clock;
 use souk_actors::tenant::Tenant;
-use souk_actors::territory::since_boot;
+use souk_actors::territory::{SlotSet, since_boot};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
@@ -68,6 +68,8 @@ pub(crate) struct Keeper {
     pub seen: i64,
     /// The databases' holdings as they were last read.
     pub holdings: i64,
+    /// The slots that were frozen when they were.
+    pub frozen: SlotSet,
     pub leave: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
@@ -139,13 +141,17 @@ impl Keeper {
 
     async fn act(&mut self, map: &ClusterMap) -> Result<Pace, RegisterError> {
         let me = self.me.incarnation;
-        if map.holdings != self.holdings {
+        let frozen = map.frozen_slots();
+        // Also where whoever froze them is heard of no more.
+        let has_thawed = !self.frozen.without(&frozen).is_empty();
+        if map.holdings != self.holdings || has_thawed {
             if !(self.reload)().await {
                 return Ok(Pace::Waiting);
             }
             self.holdings = map.holdings;
         }
-        let mine = map.slots_of(&map.shards_of(me)).without(&map.frozen_slots());
+        self.frozen = frozen;
+        let mine = map.slots_of(&map.shards_of(me)).without(&frozen);
         let here = self.tenant.territory().slots();
         let lost = here.without(&mine);
         if !lost.is_empty() {

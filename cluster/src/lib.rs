@@ -19,7 +19,7 @@ use std::time::Duration;
 use souk_actors::Places;
 use souk_actors::aggregate::Kind;
 use souk_actors::tenant::Tenant;
-use souk_actors::territory::Territory;
+use souk_actors::territory::{SlotSet, Territory};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -189,6 +189,7 @@ impl Joining {
             reload,
             seen: 0,
             holdings: 0,
+            frozen: SlotSet::NOTHING,
             leave: left,
         };
         tasks.spawn(keeper.run());

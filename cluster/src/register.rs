@@ -7,7 +7,7 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::types::PgInterval;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Row as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use crate::map::{ClusterMap, Role};
@@ -16,6 +16,9 @@ use crate::map::{ClusterMap, Role};
 pub fn migrations() -> Migrator {
     sqlx::migrate!("./migrations")
 }
+
+/// Between two looks at how far nodes are.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Where changes are told.
 pub const CHANNEL: &str = "souk_cluster";
@@ -70,6 +73,11 @@ impl Register {
     /// Over a migrated `cluster_db`. One call takes at most `answer_max`.
     pub fn new(options: PgConnectOptions, answer_max: Duration) -> Self {
         Self { options: options.disable_statement_logging(), connection: None, answer_max }
+    }
+
+    /// The same register, over a connection of its own.
+    pub fn again(&self) -> Self {
+        Self { options: self.options.clone(), connection: None, answer_max: self.answer_max }
     }
 
     /// Makes the cluster if there is none: the number of shards that it has.
@@ -152,10 +160,25 @@ impl Register {
         Ok(call!(self, "select freeze($1, $2)", first, last)?.try_get(0)?)
     }
 
-    /// They are served again, from the databases that hold them by now.
-    pub async fn thaw(&mut self, first: i16) -> Result<(), RegisterError> {
-        call!(self, "select 1 from thaw($1)", first)?;
-        Ok(())
+    /// They are served again, from the databases that hold them by now: the version in which that is so.
+    pub async fn thaw(&mut self, first: i16) -> Result<i64, RegisterError> {
+        Ok(call!(self, "select thaw($1)", first)?.try_get(0)?)
+    }
+
+    /// Waits until every live node acts upon a version of the map. `false`: one does not within `patience`.
+    pub async fn followed(&mut self, version: i64, patience: Duration) -> Result<bool, RegisterError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let map = self.overview().await?;
+            let lags = |node: &crate::map::Node| node.is_live() && node.seen < version;
+            if !map.is_some_and(|map| map.nodes.iter().any(lags)) {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     async fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {

@@ -20,7 +20,6 @@ use souk_cluster::router::Forgetting;
 use souk_config::{Provider, SecretUrl, SecretUrls, Settings, millis};
 use souk_persistence::databases::{DatabaseUrls, Databases, DatabasesError, Hold};
 use souk_persistence::embedded::{Embedded, EmbeddedSettings};
-use souk_persistence::partitioned::PartitionedJournal;
 use souk_persistence::provider::PaymentProvider;
 use souk_persistence::sandbox::{self, BooksAt, SandboxProvider};
 use tokio::net::TcpListener;
@@ -41,7 +40,7 @@ const GRACE: Duration = Duration::from_millis(200);
 /// A node, open.
 pub struct Node {
     embedded: Option<Embedded>,
-    databases: Databases,
+    databases: Arc<Databases>,
     cluster: Option<Arc<Cluster>>,
     app: App,
     listener: TcpListener,
@@ -137,6 +136,8 @@ impl Node {
         if let Some(shop) = sole(app, REQUESTS_DRAIN).await {
             shop.stop(drain_max).await;
         }
+        // It may read the databases.
+        drop(cluster);
         drop(databases);
         if let Some(embedded) = embedded {
             embedded.stop().await;
@@ -161,7 +162,7 @@ async fn unlinked(cluster: Option<&Cluster>) {
 
 /// What is open before the door is.
 struct Opened {
-    databases: Databases,
+    databases: Arc<Databases>,
     cluster: Option<Arc<Cluster>>,
     app: App,
     drain: watch::Sender<bool>,
@@ -176,8 +177,8 @@ async fn over(
 ) -> Result<Opened> {
     let urls = urls(settings, embedded.map(Embedded::url));
     let hold = if settings.cluster.listen.is_some() { Hold::Shared } else { Hold::Alone };
-    let databases =
-        Databases::open(&urls, hold, settings.database.pool_size).await.context("open the databases")?;
+    let databases = Databases::open(&urls, hold, settings.database.pool_size).await;
+    let databases = Arc::new(databases.context("open the databases")?);
     let joining = membership::begin(settings, &urls, http).await?;
     let books = sandbox_books(settings, joining.is_some(), urls.server.as_deref())
         .context("find the sandbox's books")?;
@@ -190,7 +191,7 @@ async fn over(
     let known_products = known_products();
     let cluster = match joining {
         Some(joining) => {
-            let reload = reload(databases.partitioned());
+            let reload = reload(&databases);
             let remembered = known_products.clone();
             let forget: Forgetting = Arc::new(move |kind, id| match kind {
                 Kind::Product => remembered.invalidate(&id),
@@ -223,18 +224,14 @@ async fn over(
 }
 
 /// Reads again which database holds which slots.
-fn reload(journals: &[Arc<PartitionedJournal>]) -> Reload {
-    let journals: Arc<[_]> = journals.into();
+fn reload(databases: &Arc<Databases>) -> Reload {
+    let databases = Arc::clone(databases);
     Arc::new(move || {
-        let journals = Arc::clone(&journals);
+        let databases = Arc::clone(&databases);
         Box::pin(async move {
-            for journal in journals.iter() {
-                if let Err(error) = journal.reload().await {
-                    tracing::warn!(%error, "which database holds which slots cannot be read now");
-                    return false;
-                }
-            }
-            true
+            let read = databases.reload().await;
+            read.inspect_err(|error| tracing::warn!(%error, "who holds which slots cannot be read now"))
+                .is_ok()
         })
     })
 }

@@ -2,12 +2,16 @@
 //! register, so it works whichever nodes are up. Tables on a terminal, JSON otherwise.
 
 use std::io::IsTerminal;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use souk_cluster::register::Register;
 use souk_config::Settings;
+use souk_persistence::journal::SLOTS;
+use souk_persistence::migrate::Service;
+use souk_persistence::move_slots::{self, Followed, Move, Moved};
 
 use crate::bench::text::columns;
 use crate::membership::register;
@@ -15,6 +19,8 @@ use crate::node::urls;
 use crate::operators::{ClusterStatus, HOLD_MAX};
 
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Nodes that are alive look every second.
+const FOLLOW_MAX: Duration = Duration::from_secs(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// What is asked of a cluster.
@@ -45,6 +51,46 @@ pub enum Verb {
     },
     /// Ends a hold.
     Resume,
+    /// Moves slots of a service to another of its databases while the shop runs.
+    ///
+    /// The service's URL is a list, and every node was started with it; a database that is new in it holds nothing
+    /// yet. The slots are copied while writes go on, then paused for as long as the rest takes. Cut off, it is run
+    /// again.
+    MoveSlots(MoveSlots),
+}
+
+/// Which slots go where.
+#[derive(Clone, Debug, Args)]
+pub struct MoveSlots {
+    /// Whose: account, product, order or payment
+    #[arg(long, value_parser = service)]
+    pub service: Service,
+    /// The first and the last slot, of 0 to 4095
+    #[arg(long, value_name = "FIRST-LAST", value_parser = slots)]
+    pub slots: (i16, i16),
+    /// The place of the database that has them, in the list of URLs, from 0
+    #[arg(long, value_name = "PLACE")]
+    pub from: usize,
+    /// The place of the one that shall have them
+    #[arg(long, value_name = "PLACE")]
+    pub to: usize,
+    /// The longest that they may be paused; if that does not suffice, nothing is moved
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub pause_max: u64,
+}
+
+fn service(name: &str) -> Result<Service, String> {
+    let known = Service::ALL.into_iter().find(|service| service.database() == format!("{name}_db"));
+    known.ok_or_else(|| "account, product, order or payment".to_owned())
+}
+
+fn slots(range: &str) -> Result<(i16, i16), String> {
+    let parsed =
+        range.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    match parsed {
+        Some((first, last)) if 0 <= first && first <= last && last < SLOTS => Ok((first, last)),
+        Some(_) | None => Err(format!("FIRST-LAST, of 0 to {}", SLOTS - 1)),
+    }
 }
 
 /// Does it.
@@ -77,10 +123,40 @@ pub async fn operate(settings: &Settings, verb: Verb) -> Result<()> {
             register.hold(how_long).await?;
             show(&status(&mut register).await?, nodes)
         }
+        Verb::MoveSlots(order) => move_slots(settings, order, &register).await,
         Verb::Resume => {
             register.hold(Duration::ZERO).await?;
             show(&status(&mut register).await?, nodes)
         }
+    }
+}
+
+async fn move_slots(settings: &Settings, order: MoveSlots, register: &Register) -> Result<()> {
+    let MoveSlots { service, slots: (first, last), from, to, pause_max } = order;
+    let order = Move { service, from, to, slots: first..=last, pause_max: Duration::from_secs(pause_max) };
+    let freeze = async |slots: RangeInclusive<i16>| -> Followed {
+        let mut register = register.again();
+        let version = register.freeze(*slots.start(), *slots.end()).await?;
+        follow(&mut register, version).await
+    };
+    let unfreeze = async |slots: RangeInclusive<i16>| -> Followed {
+        let mut register = register.again();
+        let version = register.thaw(*slots.start()).await?;
+        follow(&mut register, version).await
+    };
+    let moved = move_slots::move_slots(&urls(settings, None), &order, freeze, unfreeze).await?;
+    let Moved { entities, rows, at_last, frozen, removed } = moved;
+    println!(
+        "{entities} entities and {rows} rows were copied, {at_last} of the entities within a pause of {frozen:.2?}; \
+         {removed} were removed where they had been."
+    );
+    Ok(())
+}
+
+async fn follow(register: &mut Register, version: i64) -> Followed {
+    match register.followed(version, FOLLOW_MAX).await? {
+        true => Ok(()),
+        false => Err(format!("a node does not act upon the map within {FOLLOW_MAX:?}").into()),
     }
 }
 

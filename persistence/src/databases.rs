@@ -212,10 +212,13 @@ impl Databases {
         Ok(Self { account, product, order, payment, partitioned, _keepers: keepers, is_lost })
     }
 
-    /// The journals of services that have several databases. A node that was told not to write some slots has
-    /// them read again who holds which, before it writes those slots again.
-    pub fn partitioned(&self) -> &[Arc<PartitionedJournal>] {
-        &self.partitioned
+    /// Reads again which database of a service holds which slots, and goes by that from now on. A node that
+    /// was told not to write some slots does this before it writes them again.
+    pub async fn reload(&self) -> Result<(), DatabasesError> {
+        for journal in &self.partitioned {
+            journal.reload().await?;
+        }
+        Ok(())
     }
 
     /// Turns true when somebody else has taken a database: this node must stop.
