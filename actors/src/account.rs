@@ -193,6 +193,14 @@ impl Aggregate for Account {
         }
     }
 
+    fn may_repeat(command: &Command) -> bool {
+        match command {
+            // The second time there is one already.
+            Command::Open { .. } => false,
+            Command::ChangePersonal(_) | Command::Rehash { .. } | Command::Credentials => true,
+        }
+    }
+
     fn apply(&mut self, _at: Timestamp, event: &Event) {
         match (event, &mut self.opened) {
             (Event::Opened(opened), _) => self.opened = Some(opened.clone()),

@@ -132,6 +132,12 @@ pub trait Aggregate: Default + Clone + Serialize + DeserializeOwned + Send + Syn
         false
     }
 
+    /// Whether this command may be decided twice, and whoever asked is told the same: then it is asked again where
+    /// an entity moves while it is asked. Otherwise the asker learns that nobody knows.
+    fn may_repeat(_command: &Self::Command) -> bool {
+        true
+    }
+
     /// Lets an event have happened. Total: what has been stored is never refused.
     fn apply(&mut self, at: Timestamp, event: &Self::Event);
 

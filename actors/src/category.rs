@@ -160,6 +160,14 @@ impl Aggregate for Category {
         }
     }
 
+    fn may_repeat(command: &Command) -> bool {
+        match command {
+            Command::Create(_) | Command::Change { .. } => true,
+            // The second time there is none any more.
+            Command::Remove { .. } => false,
+        }
+    }
+
     fn apply(&mut self, _at: Timestamp, event: &Event) {
         match event {
             Event::Created(facts) => self.facts = Some(facts.clone()),

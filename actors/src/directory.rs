@@ -148,26 +148,28 @@ impl Directory {
             return self.ask_here(id, command, within, is_new).await;
         };
         let deadline = Instant::now() + within;
-        let mut is_new = is_new;
+        let (mut is_new, may_repeat) = (is_new, A::may_repeat(&command));
         loop {
             let within = deadline.saturating_duration_since(Instant::now());
             if within.is_zero() {
                 return Err(AskError::Unknown);
             }
-            let answer = match self.places.is_here(id.slot()) {
+            let heard: Heard<A> = match self.places.is_here(id.slot()) {
                 true => match self.ask_here(id, command.clone(), within, is_new).await {
-                    Err(AskError::Unknown) if !self.places.is_here(id.slot()) => None,
-                    answer => Some(answer),
+                    Err(AskError::Unknown) if !self.places.is_here(id.slot()) => Heard::Moved,
+                    answer => Heard::Answer(answer),
                 },
                 false => {
-                    let call = Call { kind: A::KIND, id: id.uuid(), command: json(&command), is_new };
-                    heard::<A>(route.ask(call, within).await)
+                    let command = json(&command);
+                    let call = Call { kind: A::KIND, id: id.uuid(), command, is_new, may_repeat };
+                    Heard::of(route.ask(call, within).await)
                 }
             };
-            match answer {
-                Some(answer) => return answer,
-                // It has moved, and may have been done where it was.
-                None => is_new = false,
+            match heard {
+                Heard::Answer(answer) => return answer,
+                Heard::NotHere => {}
+                Heard::Moved if may_repeat => is_new = false,
+                Heard::Moved => return Err(AskError::Unknown),
             }
         }
     }
@@ -219,7 +221,7 @@ impl Directory {
         match self.ask_here(id, command, within, call.is_new).await {
             Ok(answer) => Said::Answer(json(&answer)),
             Err(AskError::Rejected(rejection)) => Said::Rejection(json(&rejection)),
-            Err(AskError::Unknown) if !self.places.is_here(id.slot()) => Said::NotHere,
+            Err(AskError::Unknown) if !self.places.is_here(id.slot()) => Said::Moved,
             Err(AskError::Unknown) => Said::Unknown,
         }
     }
@@ -272,15 +274,26 @@ impl Directory {
     }
 }
 
-/// What came from another node; `None`: the entity has moved.
-fn heard<A: Aggregate>(said: Said) -> Option<Result<A::Answer, AskError<A::Rejection>>> {
-    match said {
-        Said::Answer(answer) => Some(read(&answer)),
-        Said::Rejection(rejection) => {
-            Some(read(&rejection).and_then(|rejection| Err(AskError::Rejected(rejection))))
+/// What an ask came to.
+enum Heard<A: Aggregate> {
+    Answer(Result<A::Answer, AskError<A::Rejection>>),
+    /// It lives elsewhere by now; nothing was done.
+    NotHere,
+    /// It lives elsewhere by now, and may have been done where it was.
+    Moved,
+}
+
+impl<A: Aggregate> Heard<A> {
+    fn of(said: Said) -> Self {
+        match said {
+            Said::Answer(answer) => Self::Answer(read(&answer)),
+            Said::Rejection(rejection) => {
+                Self::Answer(read(&rejection).and_then(|rejection| Err(AskError::Rejected(rejection))))
+            }
+            Said::Unknown => Self::Answer(Err(AskError::Unknown)),
+            Said::NotHere => Self::NotHere,
+            Said::Moved => Self::Moved,
         }
-        Said::Unknown => Some(Err(AskError::Unknown)),
-        Said::NotHere => None,
     }
 }
 

@@ -421,6 +421,18 @@ impl Aggregate for Product {
         }
     }
 
+    fn may_repeat(command: &Command) -> bool {
+        match command {
+            // The second time it is not what was seen, or gone.
+            Command::Change { seen: Some(_), .. } | Command::Withdraw { .. } => false,
+            Command::Create { .. }
+            | Command::Change { seen: None, .. }
+            | Command::Reserve { .. }
+            | Command::Release(_)
+            | Command::Settle(_) => true,
+        }
+    }
+
     fn apply(&mut self, at: Timestamp, event: &Event) {
         self.at = at;
         while self.marks.first().is_some_and(|(reserve_by, _)| *reserve_by <= at) {

@@ -30,8 +30,11 @@ pub struct Call {
     pub id: Uuid,
     /// The command, as JSON.
     pub command: Bytes,
-    /// The stream is known to be empty. Only the first time it is sent: nobody knows what became of that.
+    /// The stream is known to be empty. Not so any more once it may have been done: nobody knows what became of
+    /// that.
     pub is_new: bool,
+    /// It may be done twice, and is answered the same.
+    pub may_repeat: bool,
 }
 
 /// What came back.
@@ -43,8 +46,10 @@ pub enum Said {
     Rejection(Bytes),
     /// Nobody knows; the same may be asked again.
     Unknown,
-    /// The entity does not live there, or not any more: ask the same where it lives.
+    /// The entity does not live there, and nothing was done: ask where it lives.
     NotHere,
+    /// It has moved away while it was asked, and perhaps it was done.
+    Moved,
 }
 
 /// Views of an entity as they become durable.
@@ -52,8 +57,8 @@ pub type Views = Pin<Box<dyn Stream<Item = ViewRow> + Send + Sync>>;
 
 /// Leads to entities on other nodes.
 pub trait Route: Send + Sync + fmt::Debug + 'static {
-    /// Asks, and asks again where an entity has moved, at most for `within`. [`Said::NotHere`]: it may have moved
-    /// to this very node.
+    /// Asks, and asks again where an entity has moved, at most for `within`; what may not be repeated only while
+    /// nothing was done. [`Said::NotHere`], [`Said::Moved`]: it may have moved to this very node.
     fn ask(&self, call: Call, within: Duration) -> BoxFuture<'_, Said>;
 
     /// Every durable view of an entity from now on. The subscription is on its way when this returns, before

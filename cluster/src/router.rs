@@ -98,16 +98,20 @@ impl Router {
                 }
                 Asked::Answered(Outcome::NotOwner(not_owner)) => {
                     self.learn(&not_owner);
+                    if not_owner.perhaps_done && !call.may_repeat {
+                        return Said::Unknown;
+                    }
+                    call.is_new &= !not_owner.perhaps_done;
                     let is_news = self.owner(call.id).is_some_and(|(_, newer)| newer.owner != Some(owner));
                     if !is_news {
                         self.pause(deadline).await;
                     }
                 }
                 Asked::NotSent => self.pause(deadline).await,
-                Asked::Lost => {}
+                // Perhaps it was done there.
+                Asked::Lost if !call.may_repeat => return Said::Unknown,
+                Asked::Lost => call.is_new = false,
             }
-            // Perhaps it was done there.
-            call.is_new = false;
         }
     }
 
@@ -197,18 +201,20 @@ impl Desk {
             return;
         };
         if !tenant.territory().has(slot(id)) {
-            return responder.answer(Outcome::NotOwner(self.not_owner(id)));
+            return responder.answer(Outcome::NotOwner(self.not_owner(id, false)));
         }
         match request.body {
             Some(Body::Ask(Ask { command, is_new })) => {
                 let (desk, tenant) = (Arc::clone(self), tenant.clone());
-                let call = Call { kind, id, command, is_new };
+                // Whoever asks decides whether it is asked again.
+                let call = Call { kind, id, command, is_new, may_repeat: false };
                 let serving = async move {
                     let outcome = match tenant.serve(call, left).await {
                         Said::Answer(answer) => Outcome::Answer(answer),
                         Said::Rejection(rejection) => Outcome::Rejection(rejection),
                         Said::Unknown => Outcome::Unknown(Unknown {}),
-                        Said::NotHere => Outcome::NotOwner(desk.not_owner(id)),
+                        Said::NotHere => Outcome::NotOwner(desk.not_owner(id, false)),
+                        Said::Moved => Outcome::NotOwner(desk.not_owner(id, true)),
                     };
                     responder.answer(outcome);
                 };
@@ -225,15 +231,15 @@ impl Desk {
         }
     }
 
-    fn not_owner(&self, id: Uuid) -> NotOwner {
+    fn not_owner(&self, id: Uuid, perhaps_done: bool) -> NotOwner {
         let membership = self.membership.borrow();
-        let Some(map) = &membership.map else { return NotOwner::default() };
+        let Some(map) = &membership.map else { return NotOwner { perhaps_done, ..NotOwner::default() } };
         let shard = map.shard_of(slot(id));
         let Owner { owner, epoch } = map.owner(shard);
         // A shard that is still this node's in the map has left a moment ago, or comes.
         let owner = owner.filter(|owner| *owner != self.me);
         let owner = owner.map(|owner| Bytes::copy_from_slice(owner.as_bytes())).unwrap_or_default();
-        NotOwner { shard: u32::from(shard), owner, epoch }
+        NotOwner { shard: u32::from(shard), owner, epoch, perhaps_done }
     }
 }
 

@@ -107,6 +107,11 @@ impl Cluster {
         self.aim()
     }
 
+    /// Settings of nodes that join from now on, beside those that all have.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.settings.push((key.to_owned(), value.to_owned()));
+    }
+
     /// Takes a node out, for whoever kills or stops it.
     pub fn take(&mut self, name: &str) -> Result<Node> {
         let place = self.nodes.iter().position(|node| node.name == name).context("no such node")?;

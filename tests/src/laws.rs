@@ -35,7 +35,17 @@ pub struct Checked {
 /// first (`stocked`) is left what was not sold.
 pub async fn hold(data: &Data, stocked: &HashMap<Uuid, i64>, patience: Duration) -> Result<Checked> {
     let urls = DatabaseUrls { server: Some(data.database("postgres")?), ..DatabaseUrls::default() };
-    let databases = ReadOnly::open(&urls).await?.context("there are databases")?;
+    hold_at(&urls, data, stocked, patience).await
+}
+
+/// As [`hold`], of databases that are not all on the server in the data folder.
+pub async fn hold_at(
+    urls: &DatabaseUrls,
+    data: &Data,
+    stocked: &HashMap<Uuid, i64>,
+    patience: Duration,
+) -> Result<Checked> {
+    let databases = ReadOnly::open(urls).await?.context("there are databases")?;
     let journals = Journals {
         account: databases.account.clone(),
         product: databases.product.clone(),

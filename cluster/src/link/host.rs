@@ -2,6 +2,7 @@
 //! what is in them.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -296,7 +297,10 @@ impl Actor for HostActor {
         frame: FrameBytes,
         switchboard: &mut Arc<Switchboard>,
     ) -> Result<(), ActorProcessingErr> {
-        switchboard.received(frame);
+        // Whatever another node says must not end this one: what was not answered is unknown there.
+        if catch_unwind(AssertUnwindSafe(|| switchboard.received(frame))).is_err() {
+            tracing::error!("a frame of another node could not be handled");
+        }
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 
 mod crowd;
 mod faults;
+mod servers;
 
 use std::process::{Command, Stdio};
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use futures::stream::{self, StreamExt};
 use reqwest::Method;
+use souk_persistence::databases::DatabaseUrls;
 use souk_tests::cluster::Cluster;
 use souk_tests::laws;
 use souk_tests::process::Data;
@@ -55,6 +56,8 @@ pub struct Crowd {
     products: Arc<Vec<String>>,
     keys: usize,
     told: Told,
+    /// The databases of orders, where there are several.
+    pub orders: Vec<String>,
     /// Purchases that were tried beside those of rushes.
     beside: Arc<AtomicUsize>,
 }
@@ -84,6 +87,7 @@ impl Crowd {
             products: Arc::new(products),
             keys: 0,
             told: Told::default(),
+            orders: Vec::new(),
             beside: Arc::default(),
         })
     }
@@ -166,7 +170,13 @@ impl Crowd {
         self.told.add(told);
         let stocked: Result<HashMap<Uuid, i64>> =
             self.products.iter().map(|product| Ok((product.parse()?, STOCK))).collect();
-        let checked = laws::hold(data, &stocked?, SETTLE_MAX).await.with_context(|| what.to_owned())?;
+        let urls = DatabaseUrls {
+            server: Some(data.database("postgres")?),
+            order: self.orders.clone(),
+            ..DatabaseUrls::default()
+        };
+        let checked = laws::hold_at(&urls, data, &stocked?, SETTLE_MAX).await;
+        let checked = checked.with_context(|| what.to_owned())?;
         let made = checked.completed + checked.failed + checked.cancelled;
         let (accepted, tried) = (self.told.accepted.len(), self.told.tried);
         let tried = tried + self.beside.load(Ordering::Acquire);
