@@ -8,6 +8,7 @@ mod hazards;
 mod laws;
 mod matrix;
 mod mutants;
+mod neighbours;
 mod plot;
 mod seeds;
 

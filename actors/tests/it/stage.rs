@@ -99,11 +99,15 @@ impl Stage {
 
     /// Opens a shop on a node of its own.
     pub async fn open(&self) -> Arc<Node> {
+        self.open_in(Places::alone()).await
+    }
+
+    /// Opens a shop that has some of the slots.
+    pub async fn open_in(&self, places: Places) -> Arc<Node> {
         let journals = self.journals.each_ref().map(|journal| journal.beside("of a node"));
         let [account, product, order, payment] = journals.clone();
         let all = Journals { account, product, order, payment };
-        let shop =
-            Shop::start(all, self.bank.clone(), self.clock, self.pace, Places::alone()).await.expect("opens");
+        let shop = Shop::start(all, self.bank.clone(), self.clock, self.pace, places).await.expect("opens");
         Arc::new(Node { shop, journals })
     }
 
