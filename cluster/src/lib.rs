@@ -32,6 +32,9 @@ use crate::register::{Introduction, Register, RegisterError};
 use crate::router::{Desk, Forgetting, Router};
 use crate::time::ClusterTime;
 
+/// Between the last answer and the end of links.
+const LINGER: Duration = Duration::from_millis(50);
+
 /// An operator waits so long for the register.
 const OPERATION_MAX: Duration = Duration::from_secs(5);
 
@@ -275,6 +278,8 @@ impl Cluster {
             // An error: the keeper has ended otherwise, and the lease ends by itself.
             let _ = left.await;
         }
+        // What was answered last is on its way.
+        tokio::time::sleep(LINGER).await;
         self.links.close().await;
     }
 }

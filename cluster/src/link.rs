@@ -39,6 +39,9 @@ pub const PROTOCOL_MIN: u32 = 1;
 /// The newest.
 pub const PROTOCOL_MAX: u32 = 1;
 
+/// No frame is larger: those of this build have a half of it.
+const FRAME_MAX: u64 = 1024 * 1024;
+
 /// How a node links with others.
 #[derive(Clone)]
 pub struct LinkSettings {
@@ -167,7 +170,8 @@ impl Links {
         // It insists on a listener of its own: on loopback, any port, and nobody is told. Name and host are never
         // used twice, because it takes a session of the same name, or to the same host, for the same node.
         let server = NodeServer::new(0, cookie, node_name(incarnation), incarnation.to_string(), None, None)
-            .with_listen_addr(IpAddr::V4(Ipv4Addr::LOCALHOST));
+            .with_listen_addr(IpAddr::V4(Ipv4Addr::LOCALHOST))
+            .with_max_inbound_frame_size(FRAME_MAX);
         let (server, mut server_ended) = Actor::spawn(None, server, ()).await?;
         let events = NodeServerMessage::SubscribeToEvents {
             id: "links".to_owned(),

@@ -253,8 +253,8 @@ async fn tell(
     loop {
         tokio::select! {
             view = views.next() => match view {
-                Some(row) => responder.push(Outcome::Standing(standing(&row))),
-                None => return,
+                Some(row) if responder.push(Outcome::Standing(standing(&row))) => {}
+                Some(_) | None => return,
             },
             () = responder.closed() => return,
             () = &mut deadline => return,

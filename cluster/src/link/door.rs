@@ -64,7 +64,10 @@ impl Door {
                     Ok(is_known) => {
                         // Until it has shown the cookie, or is cut off for not having done so.
                         let cut_off = Instant::now() + limit;
-                        while !is_known.load(Ordering::Acquire) && Instant::now() < cut_off {
+                        // Nobody else has it: the connection has ended.
+                        let is_stranger =
+                            || !is_known.load(Ordering::Acquire) && Arc::strong_count(&is_known) > 1;
+                        while is_stranger() && Instant::now() < cut_off {
                             tokio::time::sleep(LOOK_AGAIN).await;
                         }
                     }

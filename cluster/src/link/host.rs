@@ -1,7 +1,7 @@
 //! What of this node other nodes can reach: one actor, which is sent frames. It tells whose they are and hands on
 //! what is in them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,6 +68,8 @@ struct State {
     strangers: HashMap<String, Arc<AtomicBool>>,
     /// They do not fit: not to be dialled again soon.
     refused: HashMap<Uuid, String>,
+    /// They fit, and nobody has said yet that they are expected.
+    unexpected: HashSet<Uuid>,
 }
 
 impl Switchboard {
@@ -86,10 +88,16 @@ impl Switchboard {
             return;
         }
         state.expected = peers;
-        let State { expected, sessions, early, refused, .. } = &mut *state;
+        let State { expected, links, sessions, early, refused, unexpected, .. } = &mut *state;
         for (peer, session) in sessions.values() {
             if peer.is_some_and(|peer| !expected.contains_key(&peer)) {
                 session.stop(None);
+            }
+        }
+        for peer in unexpected.drain() {
+            match links.get(&peer) {
+                Some((_, link)) if expected.contains_key(&peer) => link.open(),
+                Some(_) | None => {}
             }
         }
         early.retain(|peer, _| expected.contains_key(peer));
@@ -205,6 +213,8 @@ impl Switchboard {
             return;
         };
         match fits(hello, self.settings.cluster, peer) {
+            // The register may be read here a moment later than there.
+            Ok(()) if !state.expected.contains_key(&peer) => drop(state.unexpected.insert(peer)),
             Ok(()) => {
                 state.refused.remove(&peer);
                 link.open();
@@ -238,7 +248,11 @@ impl Switchboard {
         for request in frame.requests {
             let is_follow = matches!(request.body, Some(Body::Follow(_)));
             let responder = link.responder(request.id, is_follow);
-            (self.handler)(request, responder);
+            // One that cannot be handled must not end this node, nor keep the others from being handled: dropped
+            // unanswered it is unknown.
+            if catch_unwind(AssertUnwindSafe(|| (self.handler)(request, responder))).is_err() {
+                tracing::error!(%peer, "a request of another node could not be handled");
+            }
         }
         for response in frame.responses {
             link.answered(response);
@@ -297,10 +311,7 @@ impl Actor for HostActor {
         frame: FrameBytes,
         switchboard: &mut Arc<Switchboard>,
     ) -> Result<(), ActorProcessingErr> {
-        // Whatever another node says must not end this one: what was not answered is unknown there.
-        if catch_unwind(AssertUnwindSafe(|| switchboard.received(frame))).is_err() {
-            tracing::error!("a frame of another node could not be handled");
-        }
+        switchboard.received(frame);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! One link: what waits to be sent, what waits for an answer.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,12 @@ const FRAME_BYTES: usize = 128 * 1024;
 /// How often answers that nobody waits for any more are given up.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
+/// The most bytes of requests that are unanswered: what a peer that takes nothing could make this node keep.
+const IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
+
+/// Names requests. Of the process, not of a link: a late answer of a link before names nobody's request.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 /// What goes to the other side.
 #[derive(Debug)]
 pub(super) enum Outgoing {
@@ -47,6 +53,19 @@ struct Pending {
     until: Instant,
     /// A place in flight, kept until the answer is there: the other side may be as slow as it likes.
     _permit: Permit,
+    _bytes: InFlight,
+}
+
+/// Bytes in flight, until it is dropped.
+struct InFlight {
+    count: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.count, Ordering::AcqRel);
+    }
 }
 
 /// A link with one start of one node.
@@ -55,12 +74,16 @@ pub(super) struct Link {
     me: Uuid,
     /// The other side has said who it is, and it fits.
     is_open: AtomicBool,
+    /// Has room for all that can be: requests have a place in flight here, responses one at the other side, requests
+    /// that are cancelled had one, and news of what is followed is not told while too much waits.
     outgoing: mpsc::Sender<Outgoing>,
+    waiting: AtomicUsize,
+    waiting_max: usize,
     pending: Mutex<HashMap<u64, Pending>>,
     /// Follows of the other side: closed when it wants no more.
     followed: Mutex<HashMap<u64, oneshot::Sender<()>>>,
-    next: AtomicU64,
     gate: Arc<Gate>,
+    bytes: Arc<AtomicUsize>,
     payload_max: usize,
     stall: Duration,
 }
@@ -68,15 +91,18 @@ pub(super) struct Link {
 impl Link {
     /// Begins a link to the host of the other side: it says Hello first.
     pub fn begin(peer: Uuid, host: ActorRef<FrameBytes>, hello: Hello, settings: &LinkSettings) -> Arc<Self> {
-        let (outgoing, waiting) = mpsc::channel(settings.in_flight_max * 2);
+        let waiting_max = settings.in_flight_max * 2;
+        let (outgoing, waiting) = mpsc::channel(settings.in_flight_max * 6);
         let link = Arc::new(Self {
             peer,
             me: settings.incarnation,
             is_open: AtomicBool::new(false),
             outgoing,
+            waiting: AtomicUsize::new(0),
+            waiting_max,
             pending: Mutex::default(),
             followed: Mutex::default(),
-            next: AtomicU64::new(1),
+            bytes: Arc::default(),
             gate: Gate::new(settings.in_flight_max),
             payload_max: settings.payload_max,
             stall: settings.stall_timeout,
@@ -119,18 +145,20 @@ impl Link {
 
     /// `None`: it is not on its way and never was.
     fn send(&self, request: Request, within: Duration, waiting: Waiting) -> Option<u64> {
-        if !self.is_open() || request.encoded_len() > self.payload_max {
+        let count = request.encoded_len();
+        if !self.is_open() || count > self.payload_max {
             return None;
         }
         let permit = self.gate.enter()?;
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let until = Instant::now() + within + self.stall;
-        lock(&self.pending).insert(id, Pending { waiting, until, _permit: permit });
-        let request = Request { id, ..request };
-        if self.outgoing.try_send(Outgoing::Request(request)).is_err() {
-            lock(&self.pending).remove(&id);
+        let before = self.bytes.fetch_add(count, Ordering::AcqRel);
+        let bytes = InFlight { count, all: Arc::clone(&self.bytes) };
+        if before + count > IN_FLIGHT_BYTES {
             return None;
         }
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let until = Instant::now() + within + self.stall;
+        lock(&self.pending).insert(id, Pending { waiting, until, _permit: permit, _bytes: bytes });
+        self.put(Outgoing::Request(Request { id, ..request }));
         // Ended meanwhile: whoever clears what is pending may have passed already.
         if !self.is_open() {
             lock(&self.pending).remove(&id);
@@ -181,10 +209,19 @@ impl Link {
     }
 
     fn respond(&self, request: u64, outcome: Outcome) {
-        let response = Outgoing::Response(Response { request, outcome: Some(outcome) });
-        if self.outgoing.try_send(response).is_err() {
-            // The other side gives up in time.
-            metrics::counter!("souk_cluster_responses_dropped_total").increment(1);
+        let mut response = Response { request, outcome: Some(outcome) };
+        if response.encoded_len() > self.payload_max {
+            tracing::warn!(bytes = response.encoded_len(), "an answer is too large for another node");
+            response.outcome = Some(Outcome::Unknown(Unknown {}));
+        }
+        self.put(Outgoing::Response(response));
+    }
+
+    fn put(&self, outgoing: Outgoing) {
+        // A sender that has ended has lost its session; whoever waits is told by whoever ends the link.
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        if self.outgoing.try_send(outgoing).is_err() {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
@@ -218,15 +255,18 @@ async fn send(
         }
         frame = Frame { from: from.clone(), ..Frame::default() };
         if taken.is_empty() {
+            // Whoever is about to ask or to answer does so meanwhile: twice as many messages travel together.
+            tokio::task::yield_now().await;
             let received = waiting.recv_many(&mut taken, FRAME_MESSAGES);
             if let Ok(0) = tokio::time::timeout(TIDY_EVERY, received).await {
                 return;
             }
-        }
-        if tidied.elapsed() >= TIDY_EVERY {
             let Some(link) = link.upgrade() else { return };
-            link.tidy();
-            tidied = Instant::now();
+            link.waiting.fetch_sub(taken.len(), Ordering::AcqRel);
+            if tidied.elapsed() >= TIDY_EVERY {
+                link.tidy();
+                tidied = Instant::now();
+            }
         }
         fill(&mut frame, &mut taken);
     }
@@ -271,9 +311,14 @@ impl Responder {
         self.link.respond(self.request, outcome);
     }
 
-    /// One of many answers.
-    pub fn push(&self, outcome: Outcome) {
-        self.link.respond(self.request, outcome);
+    /// One of many answers. `false`: too much waits for the other side, and it was not told; whoever follows is to
+    /// begin again.
+    pub fn push(&self, outcome: Outcome) -> bool {
+        let has_room = self.link.waiting.load(Ordering::Acquire) < self.link.waiting_max;
+        if has_room {
+            self.link.respond(self.request, outcome);
+        }
+        has_room
     }
 
     /// Resolves when whoever follows wants no more, or is gone; never for who asked once.
@@ -315,8 +360,7 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         if lock(&self.link.pending).remove(&self.id).is_some() {
-            // A full queue: the other side ends it by itself.
-            let _ = self.link.outgoing.try_send(Outgoing::Cancelled(self.id));
+            self.link.put(Outgoing::Cancelled(self.id));
         }
     }
 }
