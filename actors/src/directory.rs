@@ -26,7 +26,7 @@ use crate::ids::Id;
 use crate::order::Order;
 use crate::payment::Payment;
 use crate::product::Product;
-use crate::route::{Call, Places, Said};
+use crate::route::{Call, Places, Said, subscribed};
 use crate::session::Session;
 
 /// Why an ask has no answer.
@@ -248,7 +248,7 @@ impl Directory {
     fn follow_as<A: Housed>(&self, id: Uuid) -> BoxStream<'static, ViewRow> {
         let here = A::host(&self.hosts).followers().subscribe(id);
         let (places, slot) = (self.places.clone(), Id::<A>::from(id).slot());
-        stream::unfold((here, places), move |(mut here, places)| async move {
+        let views = stream::unfold((here, places), move |(mut here, places)| async move {
             loop {
                 match tokio::time::timeout(LOOK_AGAIN, here.changed()).await {
                     Ok(standing) => return Some((standing.row(), (here, places))),
@@ -256,8 +256,8 @@ impl Directory {
                     Err(_elapsed) => return None,
                 }
             }
-        })
-        .boxed()
+        });
+        stream::iter([subscribed(id)]).chain(views).boxed()
     }
 
     /// Where views and lists of an aggregate are read.

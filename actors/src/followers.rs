@@ -151,7 +151,11 @@ pub struct Following<A: Aggregate> {
 /// Where its views come from.
 enum Source<A: Aggregate> {
     Here(Subscription<A>),
-    Elsewhere(Views),
+    Elsewhere {
+        views: Views,
+        /// Something has come: whatever is newer than what is read from now on will come too.
+        is_subscribed: bool,
+    },
 }
 
 impl<A: Aggregate> std::fmt::Debug for Following<A> {
@@ -177,7 +181,7 @@ impl<A: Aggregate> Following<A> {
     /// not exist yet; the next call waits until it does. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Option<Arc<Standing<A>>>, JournalError> {
         if self.shown.is_none() {
-            let stored = self.stored().await?;
+            let stored = self.caught_up().await?;
             self.shown = Some(stored.as_ref().map_or(0, |standing| standing.version));
             return Ok(stored);
         }
@@ -197,7 +201,8 @@ impl<A: Aggregate> Following<A> {
     async fn heard(&mut self) -> Result<Option<Arc<Standing<A>>>, JournalError> {
         let heard = match &mut self.source {
             Source::Here(here) => timeout(LOOK_AGAIN, here.changed()).await.map(Some),
-            Source::Elsewhere(views) => match timeout(LOOK_AGAIN, views.next()).await {
+            Source::Elsewhere { views, .. } => match timeout(LOOK_AGAIN, views.next()).await {
+                Ok(Some(row)) if row.version == 0 => return Ok(None),
                 Ok(Some(row)) => Ok(Some(Standing::read(&row).map(Arc::new).map_err(unreadable)?)),
                 Ok(None) => Ok(None),
                 Err(elapsed) => Err(elapsed),
@@ -217,15 +222,30 @@ impl<A: Aggregate> Following<A> {
     async fn begin_again(&mut self) -> Result<Option<Arc<Standing<A>>>, JournalError> {
         tokio::time::sleep(AGAIN_AFTER).await;
         self.source = Source::of(&self.followers, &self.places, self.id);
-        let stored = self.stored().await?;
-        self.is_in_doubt = false;
+        let stored = self.caught_up().await?;
+        self.is_in_doubt = match self.source {
+            Source::Here(_) => false,
+            Source::Elsewhere { is_subscribed, .. } => !is_subscribed,
+        };
         Ok(stored)
+    }
+
+    /// What is stored, once it is certain that whatever is newer will be told.
+    async fn caught_up(&mut self) -> Result<Option<Arc<Standing<A>>>, JournalError> {
+        if let Source::Elsewhere { views, is_subscribed } = &mut self.source
+            && !*is_subscribed
+        {
+            // Should it be a view already, the one that is read below is no older.
+            *is_subscribed = matches!(timeout(LOOK_AGAIN, views.next()).await, Ok(Some(_)));
+            self.is_in_doubt = !*is_subscribed;
+        }
+        self.stored().await
     }
 
     fn is_at_its_source(&self) -> bool {
         match self.source {
             Source::Here(_) => self.places.is_here(self.id.slot()),
-            Source::Elsewhere(_) => !self.places.is_here(self.id.slot()),
+            Source::Elsewhere { .. } => !self.places.is_here(self.id.slot()),
         }
     }
 
@@ -238,7 +258,9 @@ impl<A: Aggregate> Following<A> {
 impl<A: Aggregate> Source<A> {
     fn of(followers: &Arc<Followers<A>>, places: &Places, id: Id<A>) -> Self {
         match places.route() {
-            Some(route) if !places.is_here(id.slot()) => Self::Elsewhere(route.follow(A::KIND, id.uuid())),
+            Some(route) if !places.is_here(id.slot()) => {
+                Self::Elsewhere { views: route.follow(A::KIND, id.uuid()), is_subscribed: false }
+            }
             Some(_) | None => Self::Here(followers.subscribe(id.uuid())),
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::Stream;
+use souk_persistence::Timestamp;
 use souk_persistence::journal::ViewRow;
 use uuid::Uuid;
 
@@ -55,6 +56,12 @@ pub enum Said {
 /// Views of an entity as they become durable.
 pub type Views = Pin<Box<dyn Stream<Item = ViewRow> + Send + Sync>>;
 
+/// No view, and older than any: it says that whatever is newer will be told.
+pub fn subscribed(stream: Uuid) -> ViewRow {
+    let never = Timestamp::default();
+    ViewRow { stream, version: 0, owner: None, created_at: never, updated_at: never, view: "null".into() }
+}
+
 /// Leads to entities on other nodes.
 pub trait Route: Send + Sync + fmt::Debug + 'static {
     /// Asks, and asks again where an entity has moved, at most for `within`; what may not be repeated only while
@@ -62,8 +69,8 @@ pub trait Route: Send + Sync + fmt::Debug + 'static {
     fn ask(&self, call: Call, within: Duration) -> BoxFuture<'_, Said>;
 
     /// Every durable view of an entity from now on. The subscription is on its way when this returns, before
-    /// whatever is asked next. It ends whenever the connection or the entity's home changes; views may have been
-    /// missed then.
+    /// whatever is asked next; the first row that comes, [`subscribed`], says that it has arrived. It ends whenever
+    /// the connection or the entity's home changes; views may have been missed then.
     fn follow(&self, kind: Kind, id: Uuid) -> Views;
 }
 

@@ -80,8 +80,8 @@ begin
     delete from holding where given_to is null and first_slot <= to_slot and last_slot >= from_slot
     returning first_slot, last_slot, generation)
   insert into holding (first_slot, last_slot, generation, given_to)
-  select first_slot, from_slot - 1, generation, null from cut where first_slot < from_slot
-  union all select to_slot + 1, last_slot, generation, null from cut where last_slot > to_slot
+  select first_slot, from_slot - 1, generation, null::uuid from cut where first_slot < from_slot
+  union all select to_slot + 1, last_slot, generation, null::uuid from cut where last_slot > to_slot
   union all select from_slot, to_slot, as_generation, receiver;
   perform fence();
   perform go_on();
