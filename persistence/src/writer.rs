@@ -56,6 +56,9 @@ impl Writer {
     /// Starts a writer into `store`.
     pub(crate) fn start(name: &str, store: impl Store) -> Self {
         let shared = Arc::new(Shared { handover: Handover::default(), name: name.to_owned() });
+        // Shown from the start: a counter that is missing is no zero.
+        metrics::counter!("souk_journal_commits_total", "db" => name.to_owned()).increment(0);
+        metrics::counter!("souk_journal_rows_total", "db" => name.to_owned()).increment(0);
         tokio::spawn(run(Arc::clone(&shared), store));
         Self { shared }
     }
