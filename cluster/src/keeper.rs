@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use crate::link::{Links, Peer};
-use crate::map::ClusterMap;
+use crate::map::{ClusterMap, Node};
 use crate::placement::{self, Plan};
 use crate::register::{CHANNEL, Introduction, Register, RegisterError};
 use crate::time::ClusterTime;
@@ -122,8 +122,7 @@ impl Keeper {
         self.tenant.territory().rely_until(certain_until);
         let map = Arc::new(map);
         self.membership.send_replace(Membership { map: Some(Arc::clone(&map)), certain_until });
-        let peer =
-            |node: &crate::map::Node| Peer { incarnation: node.incarnation, address: node.address.clone() };
+        let peer = |node: &Node| Peer { incarnation: node.incarnation, address: node.address.clone() };
         self.links.expect(map.peers(me).map(peer).collect());
         self.act(&map).await
     }

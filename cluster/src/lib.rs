@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::keeper::{Keeper, Membership, Reload};
 use crate::link::{LinkError, LinkSettings, Links, TlsFiles};
-use crate::map::Role;
+use crate::map::{Node, Role};
 use crate::register::{Introduction, Register, RegisterError};
 use crate::router::{Desk, Forgetting, Router};
 use crate::time::ClusterTime;
@@ -252,7 +252,7 @@ impl Cluster {
     pub fn standing(&self) -> ClusterStanding {
         let membership = self.membership.borrow();
         let Some(map) = &membership.map else { return ClusterStanding::default() };
-        let cut_off = |node: &&map::Node| !self.links.is_linked(node.incarnation);
+        let cut_off = |node: &&Node| !self.links.is_linked(node.incarnation);
         ClusterStanding {
             is_member: membership.is_member(),
             shards: map.shards_of(self.me).len(),

@@ -10,7 +10,7 @@ use sqlx::{ConnectOptions, Connection, Row as _};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use crate::map::{ClusterMap, Role};
+use crate::map::{ClusterMap, Node, Role};
 
 /// What brings `cluster_db` to this build's shape.
 pub fn migrations() -> Migrator {
@@ -170,7 +170,7 @@ impl Register {
         let deadline = Instant::now() + patience;
         loop {
             let map = self.overview().await?;
-            let lags = |node: &crate::map::Node| node.is_live() && node.seen < version;
+            let lags = |node: &Node| node.is_live() && node.seen < version;
             if !map.is_some_and(|map| map.nodes.iter().any(lags)) {
                 return Ok(true);
             }

@@ -1,12 +1,13 @@
 //! Finds where an entity lives and asks it there; answers for those that live here.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt};
 use souk_actors::aggregate::Kind;
 use souk_actors::route::{Call, Route, Said, TRACEPARENT, Views};
 use souk_actors::tenant::Tenant;
@@ -39,7 +40,7 @@ pub struct Router {
     pub(crate) membership: watch::Receiver<Membership>,
     pub(crate) time: Arc<ClusterTime>,
     /// What another node said since the map was read: newer, where its epoch is.
-    pub(crate) hints: std::sync::Mutex<std::collections::HashMap<u16, Owner>>,
+    pub(crate) hints: Mutex<HashMap<u16, Owner>>,
 }
 
 impl Router {
@@ -49,19 +50,22 @@ impl Router {
         let map = membership.map.as_ref()?;
         let shard = map.shard_of(slot(id));
         let known = map.owner(shard);
-        let hints = self.hints.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let newer = hints.get(&shard).copied().filter(|hint| hint.epoch > known.epoch);
+        let newer = self.hints().get(&shard).copied().filter(|hint| hint.epoch > known.epoch);
         Some((shard, newer.unwrap_or(known)))
     }
 
     fn learn(&self, not_owner: &NotOwner) {
         let Ok(shard) = u16::try_from(not_owner.shard) else { return };
         let hint = Owner { owner: Uuid::from_slice(&not_owner.owner).ok(), epoch: not_owner.epoch };
-        let mut hints = self.hints.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut hints = self.hints();
         let known = hints.entry(shard).or_default();
         if hint.epoch > known.epoch {
             *known = hint;
         }
+    }
+
+    fn hints(&self) -> MutexGuard<'_, HashMap<u16, Owner>> {
+        self.hints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Once the map changes, or a moment later.
@@ -243,11 +247,7 @@ impl Desk {
     }
 }
 
-async fn tell(
-    mut views: futures::stream::BoxStream<'static, ViewRow>,
-    mut responder: Responder,
-    within: Duration,
-) {
+async fn tell(mut views: BoxStream<'static, ViewRow>, mut responder: Responder, within: Duration) {
     let deadline = tokio::time::sleep(within);
     tokio::pin!(deadline);
     loop {

@@ -16,7 +16,7 @@ use souk_persistence::move_slots::{self, Followed, Move, Moved};
 use crate::bench::text::columns;
 use crate::membership::register;
 use crate::node::urls;
-use crate::operators::{ClusterStatus, HOLD_MAX};
+use crate::operators::{ClusterStatus, HOLD_MAX, NodeStatus};
 
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Nodes that are alive look every second.
@@ -176,8 +176,7 @@ async fn status(register: &mut Register) -> Result<ClusterStatus> {
 async fn drained(register: &mut Register, node: &str) -> Result<ClusterStatus> {
     loop {
         let status = status(register).await?;
-        let its =
-            |one: &&crate::operators::NodeStatus| one.name == node || one.incarnation.to_string() == node;
+        let its = |one: &&NodeStatus| one.name == node || one.incarnation.to_string() == node;
         if status.nodes.iter().filter(its).all(|node| node.shards == 0) {
             return Ok(status);
         }
