@@ -16,6 +16,8 @@ secret() {
     cat "$data/$1"
 }
 
+# Each process is a session of its own: Ctrl-C is this script's alone, which stops them in order.
+#
 # What a node needs: where the databases are, where it listens, what the others know it by. Nothing else.
 node() {
     local number=$1
@@ -25,7 +27,7 @@ node() {
     SOUK__CLUSTER__NAME=node-$number \
     SOUK__ADMIN__TOKEN=$(secret token) \
     SOUK__LOG__FORMAT=text \
-        "$souk" serve --listen "127.0.0.1:$((port + number))" --data "$data/node-$number" \
+        setsid "$souk" serve --listen "127.0.0.1:$((port + number))" --data "$data/node-$number" \
         >>"$data/node-$number.log" 2>&1 &
     echo $! >"$data/node-$number.pid"
 }
@@ -57,7 +59,7 @@ trap stop EXIT INT TERM
 
 rm -f "$data"/*.pid "$data/url"
 (umask 077 && : >"$data/url")
-"$souk" postgres --data "$data/postgres" >"$data/url" 2>>"$data/postgres.log" &
+setsid "$souk" postgres --data "$data/postgres" >"$data/url" 2>>"$data/postgres.log" &
 echo $! >"$data/postgres.pid"
 until grep -q postgres:// "$data/url"; do
     kill -0 "$(cat "$data/postgres.pid")" || { cat "$data/postgres.log" >&2; exit 1; }
@@ -70,7 +72,7 @@ sed -e "s/@PORT@/$port/" config/haproxy.cfg >"$data/haproxy.cfg"
 for number in 1 2 3 4; do
     echo "    server node-$number 127.0.0.1:$((port + number))" >>"$data/haproxy.cfg"
 done
-"$haproxy" -f "$data/haproxy.cfg" >>"$data/balancer.log" 2>&1 &
+setsid "$haproxy" -f "$data/haproxy.cfg" >>"$data/balancer.log" 2>&1 &
 echo $! >"$data/balancer.pid"
 
 until curl -fs "http://127.0.0.1:$port/readyz" >/dev/null 2>&1; do

@@ -68,6 +68,8 @@ pub(crate) struct Keeper {
     pub seen: i64,
     /// The databases' holdings as they were last read.
     pub holdings: i64,
+    /// Rows of slots that are not here any more may be unanswered.
+    pub must_flush: bool,
     /// The slots that were frozen when they were.
     pub frozen: SlotSet,
     pub leave: mpsc::Receiver<oneshot::Sender<()>>,
@@ -155,10 +157,13 @@ impl Keeper {
         let lost = here.without(&mine);
         if !lost.is_empty() {
             self.tenant.lose(&lost);
-            if timeout(FLUSH_MAX, self.tenant.flushed()).await.is_err() {
-                return Ok(Pace::Waiting);
-            }
+            self.must_flush = true;
         }
+        // Nobody is told that this map is acted upon before the rows of what was lost are answered.
+        if self.must_flush && timeout(FLUSH_MAX, self.tenant.flushed()).await.is_err() {
+            return Ok(Pace::Waiting);
+        }
+        self.must_flush = false;
         let gained = mine.without(&here);
         if !gained.is_empty() {
             tracing::info!(slots = ?gained, "slots have come here");

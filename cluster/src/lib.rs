@@ -192,6 +192,7 @@ impl Joining {
             reload,
             seen: 0,
             holdings: 0,
+            must_flush: false,
             frozen: SlotSet::NOTHING,
             leave: left,
         };

@@ -22,7 +22,7 @@ use crate::problem::{Code, ProblemBody, Violation};
 )]
 pub struct Api;
 
-/// Access tokens.
+/// Access tokens, and the operators' one.
 struct Bearer;
 
 impl utoipa::Modify for Bearer {
@@ -30,6 +30,8 @@ impl utoipa::Modify for Bearer {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("PASETO v4.local");
         let components = description.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(scheme.build()));
+        let operator = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("admin.token"));
+        components.add_security_scheme("operator", SecurityScheme::Http(operator.build()));
     }
 }
 

@@ -39,8 +39,9 @@ impl FromRequestParts<App> for Operator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        // Closed, it looks as if it were not there.
-        let Some(token) = &app.settings().admin.token else { return Err(Problem::not_found()) };
+        let Some(token) = &app.settings().admin.token else {
+            return Err(Problem::new(Code::Unauthenticated, "it is closed: admin.token is not set"));
+        };
         let shown = parts.headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok());
         let shown = shown
             .and_then(|header| header.split_once(' '))
