@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -90,7 +91,7 @@ impl Cluster {
     /// One more node, with settings of its own.
     pub async fn join(&mut self, name: &str, own: &[(&str, &str)]) -> Result<()> {
         let data = Data::new(name)?;
-        let link = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let link = free_address()?;
         let (lease, listen) = (LEASE.as_millis().to_string(), link.to_string());
         let mut settings = vec![
             ("SOUK__DATABASE__URL", self.server.as_str()),
@@ -195,6 +196,19 @@ impl Cluster {
         // `souk postgres` watches its server, and starts it again.
         Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGINT)?)
     }
+}
+
+/// A port that is free, and that the system gives nobody in the meantime: it gives from 32768 on.
+fn free_address() -> Result<SocketAddr> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..1_000 {
+        let number = std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(20_000 + number % 10_000)?));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    anyhow::bail!("no port is free")
 }
 
 fn is_settled(status: &Value, count: usize) -> bool {
