@@ -43,12 +43,16 @@ haproxy=$(command -v haproxy || echo /usr/sbin/haproxy)
 
 stop() {
     trap - EXIT INT TERM
+    # Whoever has ended already must not end this.
+    set +e
     echo "stopping"
     # The nodes first: they hand over to each other, and the last one leaves its shards to the next start.
     for file in "$data"/balancer.pid "$data"/node-*.pid; do
         [ -f "$file" ] && kill "$(cat "$file")" 2>/dev/null
     done
     for file in "$data"/node-*.pid; do
+        # One that is stopped, as by SIGSTOP, would never end.
+        [ -f "$file" ] && kill -CONT "$(cat "$file")" 2>/dev/null
         while [ -f "$file" ] && kill -0 "$(cat "$file")" 2>/dev/null; do sleep 0.1; done
     done
     [ -f "$data/postgres.pid" ] && kill "$(cat "$data/postgres.pid")" 2>/dev/null

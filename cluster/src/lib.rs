@@ -220,6 +220,8 @@ pub struct ClusterStanding {
     pub unowned: usize,
     /// The names of live nodes that it cannot reach.
     pub unreachable: Vec<String>,
+    /// They are all there are, and several.
+    pub is_isolated: bool,
 }
 
 /// A node's part in the cluster.
@@ -254,11 +256,13 @@ impl Cluster {
         let membership = self.membership.borrow();
         let Some(map) = &membership.map else { return ClusterStanding::default() };
         let cut_off = |node: &&Node| !self.links.is_linked(node.incarnation);
+        let unreachable: Vec<_> = map.peers(self.me).filter(cut_off).map(|node| node.name.clone()).collect();
         ClusterStanding {
+            is_isolated: unreachable.len() > 1 && unreachable.len() == map.peers(self.me).count(),
             is_member: membership.is_member(),
             shards: map.shards_of(self.me).len(),
             unowned: map.owners.iter().filter(|owner| owner.owner.is_none()).count(),
-            unreachable: map.peers(self.me).filter(cut_off).map(|node| node.name.clone()).collect(),
+            unreachable,
         }
     }
 

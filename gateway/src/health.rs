@@ -44,6 +44,8 @@ struct ClusterHealth {
     unowned: usize,
     /// Other live nodes that it cannot reach.
     unreachable: Vec<String>,
+    /// It can reach none of several: its cookie is another one, or its network is cut.
+    isolated: bool,
 }
 
 /// An entity that was left alone.
@@ -84,9 +86,11 @@ async fn ready(State(app): State<App>) -> Response {
             shards: standing.shards,
             unowned: standing.unowned,
             unreachable: standing.unreachable,
+            isolated: standing.is_isolated,
         }
     });
-    let ready = !app.is_draining() && cluster.as_ref().is_none_or(|cluster| cluster.member);
+    let ready =
+        !app.is_draining() && cluster.as_ref().is_none_or(|cluster| cluster.member && !cluster.isolated);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Ready { ready, purchases, unsettled, quarantined, cluster })).into_response()
 }

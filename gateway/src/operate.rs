@@ -1,7 +1,7 @@
 //! `souk cluster`: who is in the cluster and who has what; and what an operator does about it. It speaks with the
 //! register, so it works whichever nodes are up. Tables on a terminal, JSON otherwise.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -185,11 +185,16 @@ async fn drained(register: &mut Register, node: &str) -> Result<ClusterStatus> {
 }
 
 fn show(status: &ClusterStatus, table: fn(&ClusterStatus) -> String) -> Result<()> {
-    match std::io::stdout().is_terminal() {
-        true => print!("{}", table(status)),
-        false => println!("{}", serde_json::to_string_pretty(status)?),
+    let mut out = std::io::stdout();
+    let written = match out.is_terminal() {
+        true => write!(out, "{}", table(status)),
+        false => writeln!(out, "{}", serde_json::to_string_pretty(status)?),
+    };
+    match written {
+        // Whoever reads has read enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
     }
-    Ok(())
 }
 
 fn nodes(status: &ClusterStatus) -> String {

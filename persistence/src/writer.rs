@@ -109,6 +109,9 @@ async fn commit(shared: &Shared, store: &mut impl Store, mut batch: Batch, asker
             let db = shared.name.clone();
             metrics::counter!("souk_journal_commits_total", "db" => db.clone()).increment(1);
             metrics::counter!("souk_journal_rows_total", "db" => db.clone()).increment(ours.len() as u64);
+            // Somebody else has written since, whoever may still hear of it here.
+            let refused = batch.rows.len().saturating_sub(ours.len());
+            metrics::counter!("souk_journal_refused_total", "db" => db.clone()).increment(refused as u64);
             metrics::histogram!("souk_journal_commit_seconds", "db" => db)
                 .record(started.elapsed().as_secs_f64());
             shared.handover.tell(batch.rows, askers, |row| match ours.contains(&row.stream) {

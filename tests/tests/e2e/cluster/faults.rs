@@ -9,6 +9,7 @@ use souk_tests::cluster::{Cluster, LEASE, counted};
 use souk_tests::process::Data;
 use souk_tests::relay::Relay;
 use souk_tests::shopper::Shopper;
+use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
 use super::crowd::Crowd;
@@ -90,19 +91,24 @@ async fn a_node_that_is_paused_finds_that_the_database_refuses_it() -> Result<()
     let rush = crowd.rush();
     rush.more(100).await?;
     let mut refused = 0.0;
-    // Whether rows wait at that very moment is chance.
+    // How far they had come at that very moment is chance.
     for _ in 0..5 {
         let node = cluster.node("node-3")?;
-        // So that rows wait to be written when it falls silent.
+        // Orders that were accepted a moment ago cannot go on: their next rows wait in the node when it falls silent.
         let storm = crowd.storm(node.url());
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        let mut orders = PgConnection::connect(&data.database("order_db")?).await?;
+        let mut held = orders.begin().await?;
+        sqlx::query("lock table entity in exclusive mode").execute(&mut *held).await?;
+        tokio::time::sleep(Duration::from_millis(600)).await;
         node.process.signal(Signal::SIGSTOP)?;
+        held.rollback().await?;
         // Whoever is balanced onto it gets no answer, and asks again elsewhere.
         tokio::time::sleep(LEASE * 3).await;
         node.process.signal(Signal::SIGCONT)?;
         cluster.settled(3).await?;
         rush.more(100).await?;
-        refused = counted(node.url(), "souk_entities_lost_total").await?;
+        refused = counted(node.url(), "souk_journal_refused_total").await?;
         for begun in storm {
             begun.await?;
         }
