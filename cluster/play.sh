@@ -20,12 +20,15 @@ secret() {
 #
 # What a node needs: where the databases are, where it listens, what the others know it by. Nothing else.
 node() {
-    local number=$1
+    local number=$1 cookie token
+    # Here, one after the other: in the background nodes would make one each.
+    cookie=$(secret cookie)
+    token=$(secret token)
     SOUK__DATABASE__URL=$(cat "$data/url") \
     SOUK__CLUSTER__LISTEN=127.0.0.1:$((port + 100 + number)) \
-    SOUK__CLUSTER__COOKIE=$(secret cookie) \
+    SOUK__CLUSTER__COOKIE=$cookie \
     SOUK__CLUSTER__NAME=node-$number \
-    SOUK__ADMIN__TOKEN=$(secret token) \
+    SOUK__ADMIN__TOKEN=$token \
     SOUK__LOG__FORMAT=text \
         setsid "$souk" serve --listen "127.0.0.1:$((port + number))" --data "$data/node-$number" \
         >>"$data/node-$number.log" 2>&1 &
@@ -42,6 +45,7 @@ command -v haproxy >/dev/null 2>&1 || [ -x /usr/sbin/haproxy ] || { echo "haprox
 haproxy=$(command -v haproxy || echo /usr/sbin/haproxy)
 
 stop() {
+    local code=$?
     trap - EXIT INT TERM
     # Whoever has ended already must not end this.
     set +e
@@ -58,6 +62,7 @@ stop() {
     [ -f "$data/postgres.pid" ] && kill "$(cat "$data/postgres.pid")" 2>/dev/null
     wait
     rm -f "$data"/*.pid
+    exit "$code"
 }
 trap stop EXIT INT TERM
 
