@@ -21,10 +21,11 @@ const SUITES: [&str; 5] = ["accounts::", "catalogue::", "purchases::", "door::",
 
 #[test]
 fn the_suites_of_one_node_pass_on_three() -> Result<()> {
-    // Two at once: each has a server and three nodes of its own.
+    // One at a time: each has a server and three nodes of its own. What a node does to a connection that it resets is
+    // not seen through a balancer.
     let output = Command::new(std::env::current_exe()?)
         .args(SUITES)
-        .arg("--test-threads=2")
+        .args(["--skip", "whoever_is_slow_or_large_is_cut_off", "--test-threads=1"])
         .env(NODES, "3")
         .stdin(Stdio::null())
         .output()?;
