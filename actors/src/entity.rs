@@ -302,7 +302,7 @@ impl<A: Aggregate> Resident<A> {
         match self.barrier.hold(rests_on, (reply, answer)) {
             // Somebody waits for the row.
             Hold::Held => self.must_write |= !self.next.is_empty(),
-            Hold::Free(held) if self.birth.host.is_certain() => release::<A>(held),
+            Hold::Free(held) if self.birth.host.is_certain(self.birth.id) => release::<A>(held),
             // Another node may have written since.
             Hold::Free(held) => drop(held),
             Hold::Broken(held) => drop(held),

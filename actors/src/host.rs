@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use ractor::{ActorCell, ActorId, ActorRef, ActorRuntime};
+use ractor::{ActorCell, ActorId, ActorRef, ActorRuntime, ActorStatus};
 use souk_persistence::Timestamp;
 use souk_persistence::chance;
 use souk_persistence::journal::Journal;
@@ -64,6 +64,8 @@ pub struct Host<A: Aggregate> {
     supervisor: RwLock<Option<ActorCell>>,
     shards: Vec<Mutex<HashMap<Id<A>, Slot<A>>>>,
     actors: Mutex<HashMap<ActorId, (Id<A>, u64)>>,
+    /// Evicted, and perhaps still deciding something.
+    leaving: Mutex<Vec<ActorCell>>,
     incarnations: AtomicU64,
     residents: AtomicUsize,
     /// How many were made here and have left.
@@ -131,6 +133,8 @@ pub trait AnyHost: Send + Sync + std::fmt::Debug {
     /// Ends whoever lives in these slots, which are this node's no more: no entity of theirs is begun after
     /// this returns.
     fn evict(&self, slots: &SlotSet);
+    /// Whoever was evicted has ended: nothing of theirs is given to a journal any more.
+    fn has_evicted(&self) -> bool;
     /// How many are in memory.
     fn residents(&self) -> usize;
     /// Shows what is counted here.
@@ -159,6 +163,7 @@ impl<A: Aggregate> Host<A> {
             supervisor: RwLock::new(None),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             actors: Mutex::default(),
+            leaving: Mutex::default(),
             incarnations: AtomicU64::new(0),
             residents: AtomicUsize::new(0),
             done: AtomicU64::new(0),
@@ -188,9 +193,9 @@ impl<A: Aggregate> Host<A> {
         &self.followers
     }
 
-    /// An answer that rests on no row may leave: nobody else can have written what lives here.
-    pub fn is_certain(&self) -> bool {
-        self.territory.is_certain()
+    /// An answer of this entity that rests on no row may leave: nobody else can have written what lives here.
+    pub fn is_certain(&self, id: Id<A>) -> bool {
+        self.territory.has(id.slot()) && self.territory.is_certain()
     }
 
     /// Delivers a command. The receiver yields the answer, or an error when the outcome is unknown.
@@ -511,7 +516,14 @@ impl<A: Aggregate> AnyHost for Arc<Host<A>> {
         }
     }
 
+    fn has_evicted(&self) -> bool {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.retain(|actor| actor.get_status() != ActorStatus::Stopped);
+        leaving.is_empty()
+    }
+
     fn evict(&self, slots: &SlotSet) {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.retain(|id, slot| {
@@ -519,6 +531,7 @@ impl<A: Aggregate> AnyHost for Arc<Host<A>> {
                 match slot {
                     Slot::Live(live) if !stays => {
                         live.actor.kill();
+                        leaving.push(live.actor.get_cell());
                         self.residents.fetch_sub(1, Ordering::AcqRel);
                     }
                     Slot::Quarantined { .. } if !stays => {

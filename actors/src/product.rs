@@ -423,13 +423,13 @@ impl Aggregate for Product {
 
     fn may_repeat(command: &Command) -> bool {
         match command {
-            // The second time it is not what was seen, or gone.
-            Command::Change { seen: Some(_), .. } | Command::Withdraw { .. } => false,
-            Command::Create { .. }
-            | Command::Change { seen: None, .. }
-            | Command::Reserve { .. }
-            | Command::Release(_)
-            | Command::Settle(_) => true,
+            // The second time it is not what was seen, or some of the new stock was sold meanwhile.
+            Command::Change { seen, patch, .. } => seen.is_none() && patch.inventory.is_none(),
+            // The second time it is gone.
+            Command::Withdraw { .. } => false,
+            Command::Create { .. } | Command::Reserve { .. } | Command::Release(_) | Command::Settle(_) => {
+                true
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::aggregate::Kind;
 use crate::concurrency::ConcurrencyLimit;
 use crate::directory::Directory;
+use crate::host::AnyHost;
 use crate::route::{Call, Said};
 use crate::settling::Collector;
 use crate::shop::Journals;
@@ -19,6 +20,9 @@ use crate::territory::{SlotSet, Territory};
 
 /// Between two looks at what a new slot owes, where there is more than one look wakes.
 const ADOPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Entities end within a turn of theirs.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A handle to an open shop.
 #[derive(Clone, Debug)]
@@ -61,8 +65,12 @@ impl Tenant {
         self.0.directory.hosts().all().for_each(|host| host.evict(slots));
     }
 
-    /// Resolves when every row given to a journal so far is answered.
+    /// Resolves when whoever was sent away by [`Tenant::lose`] has ended and every row given to a journal so far is
+    /// answered.
     pub async fn flushed(&self) {
+        while !self.0.directory.hosts().all().all(AnyHost::has_evicted) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
         let Journals { account, product, order, payment } = &self.0.journals;
         let flushed = [account, product, order, payment].map(|journal| journal.flushed());
         futures::future::join_all(flushed).await;

@@ -51,7 +51,9 @@ create table shard (
 -- Slots that no node may serve for now, because their rows are being moved. For a minute: whoever froze them may be
 -- gone, and the databases see to it that nobody writes what is elsewhere.
 create table frozen (
-  first_slot  smallint    primary key,
+  -- Of one move.
+  id          uuid        primary key,
+  first_slot  smallint    not null,
   last_slot   smallint    not null check (last_slot >= first_slot),
   since       timestamptz not null default clock_timestamp()
 );
@@ -143,11 +145,16 @@ begin
   return taken;
 end $$;
 
--- Gives shards to another node, or to nobody.
-create function give(who uuid, numbers smallint[], receiver uuid) returns bigint language plpgsql as $$
+-- Gives shards to another node, or to nobody, unless that comes too late.
+create function give(who uuid, numbers smallint[], receiver uuid, before_us bigint)
+returns bigint language plpgsql as $$
 declare given bigint;
 begin
   perform from cluster for update;
+  -- Whoever asked has given up by then, and may serve them again.
+  if extract(epoch from clock_timestamp()) * 1000000 > before_us then
+    return 0;
+  end if;
   update shard set epoch = epoch + 1, owner = (
       select incarnation from node
       where incarnation = receiver and not is_buried and not is_draining and lease_until > clock_timestamp())
@@ -188,21 +195,29 @@ begin
 end $$;
 
 -- Nobody serves these slots until they are thawed; the version in which that is so.
-create function freeze(first_one smallint, last_one smallint) returns bigint language plpgsql as $$
+create function freeze(move uuid, first_one smallint, last_one smallint) returns bigint language plpgsql as $$
 begin
   perform from cluster for update;
-  insert into frozen (first_slot, last_slot) values (first_one, last_one)
-    on conflict (first_slot) do update set last_slot = excluded.last_slot, since = clock_timestamp();
+  delete from frozen where since < clock_timestamp() - interval '1 minute';
+  insert into frozen (id, first_slot, last_slot) values (move, first_one, last_one);
   perform change();
   return (select version from cluster);
 end $$;
 
--- They are served again, from the databases that hold them now; the version in which that is so.
-create function thaw(first_one smallint) returns bigint language plpgsql as $$
+-- Databases hold other slots than before: every node is to read again which; the version that tells it.
+create function announce() returns bigint language plpgsql as $$
 begin
   perform from cluster for update;
-  delete from frozen where first_slot = first_one;
   update cluster set holdings = holdings + 1;
+  perform change();
+  return (select version from cluster);
+end $$;
+
+-- They are served again; the version in which that is so.
+create function thaw(move uuid) returns bigint language plpgsql as $$
+begin
+  perform from cluster for update;
+  delete from frozen where id = move;
   perform change();
   return (select version from cluster);
 end $$;

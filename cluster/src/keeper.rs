@@ -72,6 +72,12 @@ pub(crate) struct Keeper {
     pub must_flush: bool,
     /// The slots that were frozen when they were.
     pub frozen: SlotSet,
+    /// Since when it cannot be read which database holds what.
+    pub blind_since: Option<Instant>,
+    /// For that it drains.
+    pub has_given_up: bool,
+    /// Has what new slots owe taken up.
+    pub adoption: Arc<Notify>,
     pub leave: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
@@ -143,16 +149,9 @@ impl Keeper {
     async fn act(&mut self, map: &ClusterMap) -> Result<Pace, RegisterError> {
         let me = self.me.incarnation;
         let frozen = map.frozen_slots();
-        // Also where whoever froze them is heard of no more.
-        let has_thawed = !self.frozen.without(&frozen).is_empty();
-        if map.holdings != self.holdings || has_thawed {
-            if !(self.reload)().await {
-                return Ok(Pace::Waiting);
-            }
-            self.holdings = map.holdings;
-        }
-        self.frozen = frozen;
-        let mine = map.slots_of(&map.shards_of(me)).without(&frozen);
+        // With a wrong clock nothing is served, whatever is this node's until others have taken it.
+        let owned = if self.time.is_right() { map.slots_of(&map.shards_of(me)) } else { SlotSet::NOTHING };
+        let mine = owned.without(&frozen);
         let here = self.tenant.territory().slots();
         let lost = here.without(&mine);
         if !lost.is_empty() {
@@ -160,15 +159,25 @@ impl Keeper {
             self.must_flush = true;
         }
         // Nobody is told that this map is acted upon before the rows of what was lost are answered.
-        if self.must_flush && timeout(FLUSH_MAX, self.tenant.flushed()).await.is_err() {
+        if self.must_flush && !self.is_flushed().await {
             return Ok(Pace::Waiting);
         }
         self.must_flush = false;
+        // Also where whoever froze them is heard of no more.
+        let has_thawed = !self.frozen.without(&frozen).is_empty();
+        if map.holdings != self.holdings || has_thawed {
+            // Leases are renewed meanwhile by nobody.
+            if !matches!(timeout(self.lease / 5, (self.reload)()).await, Ok(true)) {
+                return self.give_up(map).await;
+            }
+            self.holdings = map.holdings;
+        }
+        self.frozen = frozen;
+        self.take_heart().await?;
         let gained = mine.without(&here);
         if !gained.is_empty() {
             tracing::info!(slots = ?gained, "slots have come here");
-            self.tenant.gain(&gained);
-            self.adopt();
+            self.gain(&gained);
         }
         let is_news = self.seen != map.version;
         self.seen = map.version;
@@ -182,9 +191,40 @@ impl Keeper {
         Ok(if is_news || !take.is_empty() { Pace::Busy } else { pace })
     }
 
-    fn adopt(&self) {
-        let tenant = self.tenant.clone();
-        tokio::spawn(async move { tenant.adopt().await });
+    /// Which database holds what cannot be read: nothing more is served here. Where that lasts, others are to have
+    /// this node's shards.
+    async fn give_up(&mut self, map: &ClusterMap) -> Result<Pace, RegisterError> {
+        let me = self.me.incarnation;
+        let since = *self.blind_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > self.lease && !self.has_given_up {
+            tracing::error!(
+                "which database holds which slots cannot be read: this node gives its shards away"
+            );
+            self.register.drain(&me.to_string(), true).await?;
+            self.has_given_up = true;
+        }
+        let Plan { give, .. } = placement::plan(map, me, |node| self.links.is_linked(node));
+        self.give(map, &give).await?;
+        Ok(Pace::Waiting)
+    }
+
+    /// It can be read again.
+    async fn take_heart(&mut self) -> Result<(), RegisterError> {
+        self.blind_since = None;
+        if self.has_given_up {
+            self.register.drain(&self.me.incarnation.to_string(), false).await?;
+            self.has_given_up = false;
+        }
+        Ok(())
+    }
+
+    fn gain(&self, slots: &SlotSet) {
+        self.tenant.gain(slots);
+        self.adoption.notify_one();
+    }
+
+    async fn is_flushed(&self) -> bool {
+        timeout(FLUSH_MAX, self.tenant.flushed()).await.is_ok()
     }
 
     /// Gives shards away once their rows are durable.
@@ -192,13 +232,17 @@ impl Keeper {
         if give.is_empty() {
             return Ok(Pace::Idle);
         }
+        // While a database is away nobody's entities end for nothing.
+        if !self.is_flushed().await {
+            return Ok(Pace::Waiting);
+        }
         let shards: Vec<u16> = give.iter().map(|(shard, _)| *shard).collect();
         let slots = map.slots_of(&shards);
+        let here = self.tenant.territory().slots();
         self.tenant.lose(&slots);
-        if timeout(FLUSH_MAX, self.tenant.flushed()).await.is_err() {
+        if !self.is_flushed().await {
             tracing::warn!(?shards, "rows are not durable yet: the shards stay for now");
-            self.tenant.gain(&slots);
-            self.adopt();
+            self.gain(&slots.without(&slots.without(&here)));
             return Ok(Pace::Waiting);
         }
         let mut receivers: BTreeMap<Option<Uuid>, Vec<u16>> = BTreeMap::new();
@@ -208,7 +252,10 @@ impl Keeper {
         for (to, shards) in receivers {
             tracing::info!(?shards, to = ?to, "shards are given away");
             metrics::counter!("souk_cluster_shards_given_total").increment(shards.len() as u64);
-            self.register.give(self.me.incarnation, &shards, to).await?;
+            // As long as its answer is waited for. Executed later, two would rely on having them.
+            let patience = i64::try_from((self.lease / 5).as_micros()).unwrap_or(0);
+            let before = self.time.now_us() + patience;
+            self.register.give(self.me.incarnation, &shards, to, before).await?;
         }
         Ok(Pace::Busy)
     }
@@ -227,7 +274,7 @@ impl Keeper {
             }
         }
         self.tenant.lose(&self.tenant.territory().slots());
-        if timeout(FLUSH_MAX, self.tenant.flushed()).await.is_err() {
+        if !self.is_flushed().await {
             tracing::warn!("rows are not durable yet: whoever has their shards next may lose to them");
         }
         if let Err(error) = self.register.leave(me).await {
@@ -257,8 +304,20 @@ pub(crate) async fn guard(tenant: Tenant, mut membership: watch::Receiver<Member
         }
         tokio::select! {
             () = tokio::time::sleep(left), if !left.is_zero() => {}
-            changed = membership.changed() => if changed.is_err() { return },
+            changed = membership.changed() => if changed.is_err() {
+                // Nobody renews it any more.
+                tokio::time::sleep(left).await;
+                return tenant.lose(&tenant.territory().slots());
+            },
         }
+    }
+}
+
+/// Takes up what new slots owe, whenever some have come.
+pub(crate) async fn adopt(tenant: Tenant, adoption: Arc<Notify>) {
+    loop {
+        adoption.notified().await;
+        tenant.adopt().await;
     }
 }
 

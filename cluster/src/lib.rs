@@ -13,13 +13,14 @@ pub mod router;
 pub mod time;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use souk_actors::Places;
 use souk_actors::aggregate::Kind;
 use souk_actors::tenant::Tenant;
 use souk_actors::territory::{SlotSet, Territory};
+use souk_actors::{Clock, Places};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -72,6 +73,9 @@ pub enum ClusterError {
     /// No messages can be sent or received.
     #[error("cannot link with other nodes")]
     Link(#[from] LinkError),
+    /// Somebody has dropped its database meanwhile.
+    #[error("the register of the cluster was emptied just now")]
+    Unmade,
     /// The setting says otherwise than the cluster.
     #[error(
         "the cluster has {has} shards, cluster.shards says {set}: the number is fixed when a cluster is made"
@@ -107,12 +111,15 @@ impl Joining {
         if has != set {
             return Err(ClusterError::Shards { has, set: settings.shards });
         }
-        let overview = register.overview().await?;
-        let id = overview.map(|map| map.id).unwrap_or_default();
+        let time = Arc::new(ClusterTime::default());
+        let sent = Clock::System.now();
+        let overview = register.overview().await?.ok_or(ClusterError::Unmade)?;
+        // Before anything is taken: a clock is not right until it has been compared.
+        time.set(sent, overview.now_us, Clock::System.now());
+        let id = overview.id;
         // In the order of their starts: who is there longer dials.
         let incarnation = Uuid::now_v7();
         let (membership, member) = watch::channel(Membership::default());
-        let time = Arc::new(ClusterTime::default());
         let desk = Arc::new(Desk {
             me: incarnation,
             tenant: OnceLock::new(),
@@ -179,6 +186,8 @@ impl Joining {
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper::listen(self.settings.register.clone(), Arc::clone(&news)));
         tasks.spawn(keeper::guard(tenant.clone(), member.clone()));
+        let adoption = Arc::new(Notify::new());
+        tasks.spawn(keeper::adopt(tenant.clone(), Arc::clone(&adoption)));
         let me = self.me.incarnation;
         let keeper = Keeper {
             register: self.register,
@@ -194,9 +203,16 @@ impl Joining {
             holdings: 0,
             must_flush: false,
             frozen: SlotSet::NOTHING,
+            blind_since: None,
+            has_given_up: false,
+            adoption,
             leave: left,
         };
         tasks.spawn(keeper.run());
+        let (fail, failed) = watch::channel(false);
+        let is_leaving = Arc::new(AtomicBool::new(false));
+        let mut watching = JoinSet::new();
+        watching.spawn(watch_over(tasks, self.links.failed(), Arc::clone(&is_leaving), fail));
         Ok(Cluster {
             me,
             register: self.settings.register,
@@ -204,9 +220,29 @@ impl Joining {
             links: self.links,
             router: self.router,
             leave,
-            _tasks: tasks,
+            failed,
+            is_leaving,
+            _watching: watching,
         })
     }
+}
+
+/// Tells when one of the tasks has ended that should not, or the links have. The others go on.
+async fn watch_over(
+    mut tasks: JoinSet<()>,
+    mut links: watch::Receiver<bool>,
+    is_leaving: Arc<AtomicBool>,
+    fail: watch::Sender<bool>,
+) {
+    tokio::select! {
+        _ = tasks.join_next() => {}
+        _ = links.wait_for(|failed| *failed) => {}
+    }
+    if !is_leaving.load(Ordering::Acquire) {
+        tracing::error!("this node's part in the cluster has ended");
+        fail.send_replace(true);
+    }
+    std::future::pending().await
 }
 
 /// How a node stands.
@@ -232,7 +268,9 @@ pub struct Cluster {
     links: Arc<Links>,
     router: Arc<Router>,
     leave: mpsc::Sender<oneshot::Sender<()>>,
-    _tasks: JoinSet<()>,
+    failed: watch::Receiver<bool>,
+    is_leaving: Arc<AtomicBool>,
+    _watching: JoinSet<()>,
 }
 
 impl Cluster {
@@ -246,9 +284,9 @@ impl Cluster {
         self.membership.clone()
     }
 
-    /// Turns true when messages can be neither sent nor received any more.
+    /// Turns true when the node has no part in the cluster any more, though it did not leave.
     pub fn has_failed(&self) -> watch::Receiver<bool> {
-        self.links.failed()
+        self.failed.clone()
     }
 
     /// How the node stands in the cluster now.
@@ -278,6 +316,7 @@ impl Cluster {
 
     /// Gives every shard away and goes. What is under way goes on elsewhere.
     pub async fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Release);
         let (asked, left) = oneshot::channel();
         if self.leave.send(asked).await.is_ok() {
             // An error: the keeper has ended otherwise, and the lease ends by itself.

@@ -67,6 +67,8 @@ pub struct LinkSettings {
     pub payload_max: usize,
     /// The most requests of one peer that are unanswered.
     pub in_flight_max: usize,
+    /// The most entities of one peer that are followed; whoever is turned away looks by itself.
+    pub follows_max: usize,
     /// The most connections whose other side has not shown the cookie.
     pub strangers_max: usize,
 }
@@ -85,6 +87,7 @@ impl Default for LinkSettings {
             introduction_timeout: Duration::from_secs(5),
             payload_max: 256 * 1024,
             in_flight_max: 4_096,
+            follows_max: 4_096,
             strangers_max: 64,
         }
     }
@@ -178,24 +181,21 @@ impl Links {
             subscription: Box::new(Events(Arc::clone(&switchboard))),
         };
         server.cast(events).map_err(|_| LinkError::Ended)?;
+        let door = Arc::new(Door { switchboard: Arc::clone(&switchboard), server: server.clone(), tls });
+        let mut doors = JoinSet::new();
+        doors.spawn(Arc::clone(&door).accept(listener));
+        doors.spawn(door.dial());
         let (fail, failed) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             tokio::select! {
                 _ = &mut host_ended => {}
                 _ = &mut server_ended => {}
+                _ = doors.join_next() => {}
             }
             fail.send_replace(true);
         });
-        let door = Arc::new(Door { switchboard: Arc::clone(&switchboard), server: server.clone(), tls });
-        tasks.spawn(Arc::clone(&door).accept(listener));
-        tasks.spawn(door.dial());
         Ok(Self { switchboard, address, server, host: host.get_cell(), failed, _tasks: tasks })
-    }
-
-    /// Of this end.
-    pub fn incarnation(&self) -> Uuid {
-        self.switchboard.settings.incarnation
     }
 
     /// Where it listens.

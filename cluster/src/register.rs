@@ -128,14 +128,17 @@ impl Register {
         Ok(call!(self, "select take($1, $2)", incarnation, numbers(shards))?.try_get(0)?)
     }
 
-    /// Gives shards to another node, or to nobody.
+    /// Gives shards to another node, or to nobody: how many. None after `before_us`, by the register's clock in
+    /// microseconds since 1970.
     pub async fn give(
         &mut self,
         incarnation: Uuid,
         shards: &[u16],
         to: Option<Uuid>,
+        before_us: i64,
     ) -> Result<i64, RegisterError> {
-        Ok(call!(self, "select give($1, $2, $3)", incarnation, numbers(shards), to)?.try_get(0)?)
+        Ok(call!(self, "select give($1, $2, $3, $4)", incarnation, numbers(shards), to, before_us)?
+            .try_get(0)?)
     }
 
     /// Goes away.
@@ -155,14 +158,19 @@ impl Register {
         Ok(())
     }
 
-    /// Has nobody serve these slots: the version of the map in which that is so.
-    pub async fn freeze(&mut self, first: i16, last: i16) -> Result<i64, RegisterError> {
-        Ok(call!(self, "select freeze($1, $2)", first, last)?.try_get(0)?)
+    /// Has nobody serve these slots while `move_id` moves them: the version of the map in which that is so.
+    pub async fn freeze(&mut self, move_id: Uuid, first: i16, last: i16) -> Result<i64, RegisterError> {
+        Ok(call!(self, "select freeze($1, $2, $3)", move_id, first, last)?.try_get(0)?)
     }
 
-    /// They are served again, from the databases that hold them by now: the version in which that is so.
-    pub async fn thaw(&mut self, first: i16) -> Result<i64, RegisterError> {
-        Ok(call!(self, "select thaw($1)", first)?.try_get(0)?)
+    /// Has every node read again which database holds what: the version of the map that tells it.
+    pub async fn announce(&mut self) -> Result<i64, RegisterError> {
+        Ok(call!(self, "select announce()")?.try_get(0)?)
+    }
+
+    /// They are served again: the version in which that is so.
+    pub async fn thaw(&mut self, move_id: Uuid) -> Result<i64, RegisterError> {
+        Ok(call!(self, "select thaw($1)", move_id)?.try_get(0)?)
     }
 
     /// Waits until every live node acts upon a version of the map. `false`: one does not within `patience`.

@@ -79,11 +79,14 @@ impl Router {
 
     async fn carry(&self, mut call: Call, within: Duration) -> Said {
         let deadline = Instant::now() + within;
+        let mut perhaps_done = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            // Perhaps it was done where it was asked last.
+            if left.is_zero() || perhaps_done && !call.may_repeat {
                 return Said::Unknown;
             }
+            call.is_new &= !perhaps_done;
             let Some((_, Owner { owner: Some(owner), .. })) = self.owner(call.id) else {
                 self.pause(deadline).await;
                 continue;
@@ -91,7 +94,7 @@ impl Router {
             if owner == self.me {
                 // It comes here, or has just gone: whoever asks looks again.
                 self.pause(deadline).await;
-                return Said::NotHere;
+                return if perhaps_done { Said::Moved } else { Said::NotHere };
             }
             metrics::counter!("souk_cluster_hops_total", "kind" => call.kind.name()).increment(1);
             match self.links.request(owner, self.request(&call, left), left).await {
@@ -102,19 +105,14 @@ impl Router {
                 }
                 Asked::Answered(Outcome::NotOwner(not_owner)) => {
                     self.learn(&not_owner);
-                    if not_owner.perhaps_done && !call.may_repeat {
-                        return Said::Unknown;
-                    }
-                    call.is_new &= !not_owner.perhaps_done;
+                    perhaps_done |= not_owner.perhaps_done;
                     let is_news = self.owner(call.id).is_some_and(|(_, newer)| newer.owner != Some(owner));
                     if !is_news {
                         self.pause(deadline).await;
                     }
                 }
                 Asked::NotSent => self.pause(deadline).await,
-                // Perhaps it was done there.
-                Asked::Lost if !call.may_repeat => return Said::Unknown,
-                Asked::Lost => call.is_new = false,
+                Asked::Lost => perhaps_done = true,
             }
         }
     }

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use souk_actors::{Clock, Timestamp};
 
+use crate::map::CLOCK_OFF_MAX_US;
+
 /// A clock that is set by what the database says.
 #[derive(Debug, Default)]
 pub struct ClusterTime {
@@ -20,6 +22,11 @@ impl ClusterTime {
     /// How far this node's clock is ahead, in microseconds.
     pub fn ahead_us(&self) -> i64 {
         self.ahead.load(Ordering::Relaxed)
+    }
+
+    /// This node's clock is right enough to have shards.
+    pub fn is_right(&self) -> bool {
+        self.ahead_us().abs() <= CLOCK_OFF_MAX_US
     }
 
     /// The time now, in microseconds since 1970.
@@ -48,5 +55,15 @@ mod tests {
         assert_eq!(ahead(100, 150, 200), 0);
         assert_eq!(ahead(100, 40, 200), 60);
         assert_eq!(ahead(100, 260, 200), -60);
+    }
+
+    #[test]
+    fn a_clock_that_is_off_by_more_than_seconds_is_wrong() {
+        let time = ClusterTime::default();
+        let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
+        time.set(at(100), 97_000_000, at(100));
+        assert!(time.is_right());
+        time.set(at(100), 3_700_000_000, at(100));
+        assert!(!time.is_right() && time.ahead_us() < 0);
     }
 }

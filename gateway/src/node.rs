@@ -57,9 +57,9 @@ pub enum Ended {
     /// Supervised actors ended again and again.
     #[error("supervised actors end again and again")]
     GaveUp,
-    /// Other nodes can be told nothing any more.
-    #[error("the links with other nodes have failed")]
-    Unlinked,
+    /// It has no part in its cluster any more.
+    #[error("the node's part in the cluster has ended by itself")]
+    Parted,
 }
 
 impl Node {
@@ -121,7 +121,7 @@ impl Node {
                 () = shutdown => None,
                 _ = lost.wait_for(|lost| *lost) => Some(Ended::Lost),
                 _ = failed.wait_for(|failed| *failed) => Some(Ended::GaveUp),
-                () = unlinked(cluster.as_deref()) => Some(Ended::Unlinked),
+                () = parted(cluster.as_deref()) => Some(Ended::Parted),
             };
             tracing::info!("draining");
             drain.send_replace(true);
@@ -146,13 +146,13 @@ impl Node {
             None => Ok(()),
             Some(Ended::Lost) => Err(Ended::Lost),
             Some(Ended::GaveUp) => Err(Ended::GaveUp),
-            Some(Ended::Unlinked) => Err(Ended::Unlinked),
+            Some(Ended::Parted) => Err(Ended::Parted),
         }
     }
 }
 
 /// Never, where there is no cluster.
-async fn unlinked(cluster: Option<&Cluster>) {
+async fn parted(cluster: Option<&Cluster>) {
     match cluster {
         // An error: it has ended, which others see to.
         Some(cluster) if cluster.has_failed().wait_for(|failed| *failed).await.is_ok() => {}

@@ -5,13 +5,14 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use souk_cluster::register::Register;
 use souk_config::Settings;
 use souk_persistence::journal::SLOTS;
 use souk_persistence::migrate::Service;
 use souk_persistence::move_slots::{self, Followed, Move, Moved};
+use uuid::Uuid;
 
 use crate::bench::text::columns;
 use crate::membership::register;
@@ -75,7 +76,7 @@ pub struct MoveSlots {
     #[arg(long, value_name = "PLACE")]
     pub to: usize,
     /// The longest that they may be paused; if that does not suffice, nothing is moved
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=30))]
     pub pause_max: u64,
 }
 
@@ -134,15 +135,19 @@ pub async fn operate(settings: &Settings, verb: Verb) -> Result<()> {
 async fn move_slots(settings: &Settings, order: MoveSlots, register: &Register) -> Result<()> {
     let MoveSlots { service, slots: (first, last), from, to, pause_max } = order;
     let order = Move { service, from, to, slots: first..=last, pause_max: Duration::from_secs(pause_max) };
+    let move_id = Uuid::from_u128(rand::random());
     let freeze = async |slots: RangeInclusive<i16>| -> Followed {
         let mut register = register.again();
-        let version = register.freeze(*slots.start(), *slots.end()).await?;
+        let version = register.freeze(move_id, *slots.start(), *slots.end()).await?;
         follow(&mut register, version).await
     };
-    let unfreeze = async |slots: RangeInclusive<i16>| -> Followed {
+    // Nobody serves them before everybody has read again who holds them; served they are in any case.
+    let unfreeze = async |_: RangeInclusive<i16>| -> Followed {
         let mut register = register.again();
-        let version = register.thaw(*slots.start()).await?;
-        follow(&mut register, version).await
+        let version = register.announce().await?;
+        let read = follow(&mut register, version).await;
+        let version = register.thaw(move_id).await?;
+        read.and(follow(&mut register, version).await)
     };
     let moved = move_slots::move_slots(&urls(settings, None), &order, freeze, unfreeze).await?;
     let Moved { entities, rows, at_last, frozen, removed } = moved;
@@ -161,10 +166,8 @@ async fn follow(register: &mut Register, version: i64) -> Followed {
 }
 
 fn known(count: i64, node: &str) -> Result<()> {
-    match count {
-        0 => bail!("there is no node {node}: `souk cluster status` names them"),
-        _ => Ok(()),
-    }
+    ensure!(count > 0, "there is no node {node}: `souk cluster status` names them");
+    Ok(())
 }
 
 async fn status(register: &mut Register) -> Result<ClusterStatus> {
@@ -172,12 +175,12 @@ async fn status(register: &mut Register) -> Result<ClusterStatus> {
     Ok(ClusterStatus::of(&map))
 }
 
-/// Waits until the node has no shards, or is gone, or nobody is there to take them.
+/// Waits until the node has no shards, or is gone or silent.
 async fn drained(register: &mut Register, node: &str) -> Result<ClusterStatus> {
     loop {
         let status = status(register).await?;
         let its = |one: &&NodeStatus| one.name == node || one.incarnation.to_string() == node;
-        if status.nodes.iter().filter(its).all(|node| node.shards == 0) {
+        if status.nodes.iter().filter(its).all(|node| node.shards == 0 || node.state == "silent") {
             return Ok(status);
         }
         tokio::time::sleep(LOOK_AGAIN).await;

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use souk_actors::Timestamp;
-use souk_cluster::map::{ClusterMap, Node, Role};
+use souk_cluster::map::{ClusterMap, Node};
 use souk_cluster::register::RegisterError;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -153,16 +153,11 @@ fn node_status(map: &ClusterMap, node: &Node) -> NodeStatus {
         node if !node.has_right_time() => "clock_off",
         _well => "live",
     };
-    let role = match node.role {
-        Role::Gateway => "gateway",
-        Role::Worker => "worker",
-        Role::Both => "both",
-    };
     NodeStatus {
         name: node.name.clone(),
         incarnation: node.incarnation,
         state,
-        role,
+        role: node.role.name(),
         shards: map.shards_of(node.incarnation).len(),
         http: node.http.clone(),
         address: node.address.clone(),

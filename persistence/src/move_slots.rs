@@ -106,7 +106,7 @@ pub type Followed = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// Moves slots. `freeze` resolves when no node writes them any more. `unfreeze` resolves when every node has
 /// read again who holds them ([`databases::Databases::reload`]) and may write them; it is called whenever
-/// `freeze` was, whatever came of the move. A node that freezes slots and hears no more of it reads again
+/// `freeze` was, whatever came of the move, and where the slots had been moved before. A node that freezes slots and hears no more of it reads again
 /// too, before it writes them.
 pub async fn move_slots<F: Future<Output = Followed>, U: Future<Output = Followed>>(
     urls: &DatabaseUrls,
@@ -128,7 +128,10 @@ pub async fn move_slots<F: Future<Output = Followed>, U: Future<Output = Followe
     let mut copier = Copier::connect(from, to, order.slots.clone()).await?;
     let mut moved = Moved::default();
     match table.ranges(order.slots.clone()).as_slice() {
-        [(_, holder)] if *holder == order.to => {}
+        // An earlier run was cut off: perhaps before every node had read again what it removes now.
+        [(_, holder)] if *holder == order.to => {
+            unfreeze(order.slots.clone()).await.map_err(MoveError::Nodes)?;
+        }
         [(_, holder)] if *holder == order.from => {
             let words = databases::words(&places).await?;
             if words[order.to].id.is_nil() {

@@ -4,12 +4,17 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncWriteExt, copy, sink};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// For so long what nobody listens to is taken.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// A relay, until it is dropped.
 #[derive(Debug)]
@@ -76,7 +81,7 @@ async fn carry(
                 // Errors are the endpoints' to see.
                 let _ = client.set_nodelay(true);
                 let _ = server.set_nodelay(true);
-                let _ = copy_bidirectional(&mut client, &mut server).await;
+                both_ways(&mut client, &mut server).await;
                 return;
             }
         }
@@ -89,4 +94,27 @@ async fn carry(
     }
     // Kept, and not carried on: neither side hears anything, not even an end, until the cut heals.
     let _ = is_cut.wait_for(|is_cut| !*is_cut).await;
+}
+
+/// Carries each direction to its own end: whoever is not listened to any more is still answered, and what it goes on
+/// saying is taken, as a server behind no relay does by lingering.
+async fn both_ways(client: &mut TcpStream, server: &mut TcpStream) {
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    let there = async {
+        // Errors are the endpoints' to see.
+        let _ = copy(&mut from_client, &mut to_server).await;
+        let _ = to_server.shutdown().await;
+        let _ = copy(&mut from_client, &mut sink()).await;
+    };
+    let back = async {
+        let _ = copy(&mut from_server, &mut to_client).await;
+        let _ = to_client.shutdown().await;
+    };
+    tokio::pin!(there);
+    tokio::pin!(back);
+    tokio::select! {
+        () = &mut there => back.await,
+        () = &mut back => drop(timeout(LINGER, there).await),
+    }
 }

@@ -8,9 +8,6 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-const AGAIN_MAX: u32 = 5;
-const AGAIN: Duration = Duration::from_secs(1);
-
 /// An answer, read to its end.
 #[derive(Debug)]
 pub struct Answer {
@@ -163,26 +160,8 @@ impl Shopper {
     }
 }
 
-/// Sends a request and reads the answer to its end. On many nodes a shopper is told more often that nobody knows: with
-/// a key it asks again, as a client should.
+/// Sends a request and reads the answer to its end.
 pub async fn send(request: RequestBuilder) -> Result<Answer> {
-    if std::env::var_os(crate::souk::NODES).is_some() {
-        for _ in 0..AGAIN_MAX {
-            let Some(copy) = request.try_clone() else { break };
-            let is_named = copy.try_clone().and_then(|copy| copy.build().ok()).is_some_and(|request| {
-                request.method() == Method::GET || request.headers().contains_key("idempotency-key")
-            });
-            let answer = once(copy).await?;
-            if !is_named || answer.code() != "unavailable" {
-                return Ok(answer);
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-    }
-    once(request).await
-}
-
-async fn once(request: RequestBuilder) -> Result<Answer> {
     let response = request.send().await?;
     let (status, headers) = (response.status(), response.headers().clone());
     let body = response.bytes().await?;

@@ -55,6 +55,17 @@ fn stock(product: &Product) -> (i64, i64) {
 }
 
 #[test]
+fn what_would_be_sold_twice_or_refused_the_second_time_is_not_decided_twice() {
+    let by = seller();
+    let change = |patch| Command::Change { by, patch, seen: None };
+    let stock = Patch { inventory: Some(10), ..Patch::default() };
+    let name = Patch { name: Some("new".to_owned()), ..Patch::default() };
+    assert!(Product::may_repeat(&change(name)));
+    assert!(!Product::may_repeat(&change(stock)));
+    assert!(!Product::may_repeat(&Command::Withdraw { by, seen: None }));
+}
+
+#[test]
 fn stock_that_is_held_cannot_be_bought_and_its_price_is_kept() {
     let mut product: Product = given(&[created()]);
     assert_eq!(then(&mut product, 2, reserve(7, 4)), offer(125));

@@ -212,6 +212,10 @@ impl Switchboard {
             }
             return;
         };
+        if link.is_open() {
+            // It has said so before: this is of a session whose end here is not ready yet.
+            state.early.insert(peer, hello.clone());
+        }
         match fits(hello, self.settings.cluster, peer) {
             // The register may be read here a moment later than there.
             Ok(()) if !state.expected.contains_key(&peer) => drop(state.unexpected.insert(peer)),

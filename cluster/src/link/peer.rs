@@ -74,8 +74,9 @@ pub(super) struct Link {
     me: Uuid,
     /// The other side has said who it is, and it fits.
     is_open: AtomicBool,
-    /// Has room for all that can be: requests have a place in flight here, responses one at the other side, requests
-    /// that are cancelled had one, and news of what is followed is not told while too much waits.
+    /// Has room for all that can be: requests and follows have a place in flight here, responses one at the other side,
+    /// what is cancelled had one, and news of what is followed is not told while too much waits here. What has left
+    /// here waits in `ractor_cluster`, at most until the peer counts as stalled.
     outgoing: mpsc::Sender<Outgoing>,
     waiting: AtomicUsize,
     waiting_max: usize,
@@ -83,6 +84,8 @@ pub(super) struct Link {
     /// Follows of the other side: closed when it wants no more.
     followed: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     gate: Arc<Gate>,
+    /// Of follows, which last: they must not take the places of asks.
+    follows: Arc<Gate>,
     bytes: Arc<AtomicUsize>,
     payload_max: usize,
     stall: Duration,
@@ -92,7 +95,7 @@ impl Link {
     /// Begins a link to the host of the other side: it says Hello first.
     pub fn begin(peer: Uuid, host: ActorRef<FrameBytes>, hello: Hello, settings: &LinkSettings) -> Arc<Self> {
         let waiting_max = settings.in_flight_max * 2;
-        let (outgoing, waiting) = mpsc::channel(settings.in_flight_max * 6);
+        let (outgoing, waiting) = mpsc::channel(4 * (settings.in_flight_max + settings.follows_max));
         let link = Arc::new(Self {
             peer,
             me: settings.incarnation,
@@ -104,6 +107,7 @@ impl Link {
             followed: Mutex::default(),
             bytes: Arc::default(),
             gate: Gate::new(settings.in_flight_max),
+            follows: Gate::new(settings.follows_max),
             payload_max: settings.payload_max,
             stall: settings.stall_timeout,
         });
@@ -149,7 +153,11 @@ impl Link {
         if !self.is_open() || count > self.payload_max {
             return None;
         }
-        let permit = self.gate.enter()?;
+        let gate = match waiting {
+            Waiting::Once(_) => &self.gate,
+            Waiting::Many(_) => &self.follows,
+        };
+        let permit = gate.enter()?;
         let before = self.bytes.fetch_add(count, Ordering::AcqRel);
         let bytes = InFlight { count, all: Arc::clone(&self.bytes) };
         if before + count > IN_FLIGHT_BYTES {

@@ -43,10 +43,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ClusterBidiStream for T
     fn split(self: Box<Self>) -> (BoxRead, BoxWrite) {
         let Self { stream, patience, is_known, .. } = *self;
         let (reader, writer) = tokio::io::split(stream);
-        let begun = Instant::now();
         let reader = Watched::new(reader, patience.idle);
-        let reader =
-            Introduced { inner: reader, is_known, until: Box::pin(sleep(patience.introduction)), begun };
+        let reader = Introduced { inner: reader, is_known, until: Box::pin(sleep(patience.introduction)) };
         let writer = Watched::new(writer, patience.stall);
         (Box::new(BufReader::with_capacity(READ_BUFFER, reader)), Box::new(writer))
     }
@@ -122,7 +120,6 @@ struct Introduced<T> {
     inner: T,
     is_known: Arc<AtomicBool>,
     until: Pin<Box<Sleep>>,
-    begun: Instant,
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Introduced<T> {
@@ -132,7 +129,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Introduced<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if !self.is_known.load(Ordering::Acquire) && self.until.as_mut().poll(context).is_ready() {
-            tracing::debug!(after = ?self.begun.elapsed(), "whoever connected has not shown the cookie");
+            tracing::debug!("whoever connected has not shown the cookie");
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         Pin::new(&mut self.inner).poll_read(context, buffer)

@@ -139,6 +139,27 @@ async fn a_request_that_is_dropped_unanswered_is_unknown_and_one_too_large_is_ne
 }
 
 #[tokio::test]
+async fn whoever_follows_takes_no_place_of_whoever_asks() {
+    let kept: Arc<Mutex<Vec<Responder>>> = Arc::default();
+    let keep = Arc::clone(&kept);
+    let handler: Handler = Arc::new(move |request: Request, responder: Responder| match request.body {
+        Some(Body::Ask(Ask { command, .. })) => responder.answer(Outcome::Answer(command)),
+        Some(Body::Follow(_) | Body::Forget(_)) | None => keep.lock().expect("nobody panics").push(responder),
+    });
+    let few = LinkSettings { in_flight_max: 4, follows_max: 8, ..settings(1) };
+    let (one, other, peer) = pair(few, settings(2), handler).await;
+    linked(&one, peer).await;
+    let following: Vec<_> = (0..10).map(|_| one.follow(peer, follow(), SOON)).collect();
+    assert_eq!(following.iter().flatten().count(), 8);
+    let answer = one.request(peer, ask(b"x"), SOON).await;
+    assert_eq!(answer, Asked::Answered(Outcome::Answer(Bytes::from_static(b"x"))));
+    drop(following);
+    assert!(one.follow(peer, follow(), SOON).is_some(), "their places are free");
+    one.close().await;
+    other.close().await;
+}
+
+#[tokio::test]
 async fn what_is_unanswered_keeps_its_place_so_that_a_slow_peer_fills_nothing() {
     let kept: Arc<Mutex<Vec<Responder>>> = Arc::default();
     let keep = Arc::clone(&kept);
@@ -167,7 +188,9 @@ async fn an_end_that_goes_leaves_nobody_waiting_and_one_that_comes_is_found() {
         count.fetch_add(1, Ordering::AcqRel);
         keep.lock().expect("nobody panics").push(responder);
     });
-    let (one, other, peer) = pair(settings(1), settings(2), handler).await;
+    let first = settings(1);
+    let incarnation = first.incarnation;
+    let (one, other, peer) = pair(first, settings(2), handler).await;
     linked(&one, peer).await;
     let begun = Instant::now();
     let ((), lost) = tokio::join!(
@@ -186,7 +209,7 @@ async fn an_end_that_goes_leaves_nobody_waiting_and_one_that_comes_is_found() {
     let again = settings(2);
     let peer = again.incarnation;
     let again = Links::open(again, echo()).await.expect("opens");
-    again.expect(vec![Peer { incarnation: one.incarnation(), address: one.address().to_string() }]);
+    again.expect(vec![Peer { incarnation, address: one.address().to_string() }]);
     one.expect(vec![Peer { incarnation: peer, address: again.address().to_string() }]);
     linked(&one, peer).await;
     one.close().await;

@@ -13,6 +13,8 @@ use souk_persistence::migrate::migrate_by;
 use uuid::Uuid;
 
 const LONG: Duration = Duration::from_secs(60);
+/// No give comes too late.
+const LATER: i64 = i64::MAX;
 const SHORT: Duration = Duration::from_millis(300);
 
 struct Place {
@@ -81,7 +83,11 @@ async fn a_shard_has_one_owner_and_whoever_was_buried_begins_anew() {
     assert_eq!(two.take(second.incarnation, &[0, 2]).await.expect("takes"), 2, "what the buried one had");
     assert!(one.renew(first.incarnation, SHORT, 0, 0).await.expect("is told").is_none(), "it was buried");
     let epoch = overview(&mut two).await.owner(0).epoch;
-    assert_eq!(one.give(first.incarnation, &[0], None).await.expect("is told"), 0, "it is not its own");
+    assert_eq!(
+        one.give(first.incarnation, &[0], None, LATER).await.expect("is told"),
+        0,
+        "it is not its own"
+    );
 
     one.join(&first, LONG).await.expect("joins anew");
     let map = overview(&mut one).await;
@@ -103,16 +109,18 @@ async fn shards_are_given_to_who_can_take_them_or_to_nobody() {
     register.take(first.incarnation, &[0, 1, 2, 3]).await.expect("takes");
     let version = overview(&mut register).await.version;
     let (giver, taker) = (first.incarnation, Some(second.incarnation));
-    assert_eq!(register.give(giver, &[0, 1], taker).await.expect("gives"), 2);
+    assert_eq!(register.give(giver, &[0, 1], taker, LATER).await.expect("gives"), 2);
     let map = overview(&mut register).await;
     assert_eq!(map.owner(0).owner, taker);
     assert!(map.version > version);
+    let now = overview(&mut register).await.now_us;
+    assert_eq!(register.give(giver, &[2], taker, now).await.expect("is told"), 0, "it comes too late");
     // To one that drains nothing is given, nor to one that is gone.
     assert_eq!(register.drain("node-2", true).await.expect("drains"), 1);
-    register.give(giver, &[2], taker).await.expect("gives");
+    register.give(giver, &[2], taker, LATER).await.expect("gives");
     assert_eq!(overview(&mut register).await.owner(2).owner, None);
     register.leave(second.incarnation).await.expect("leaves");
-    register.give(giver, &[3], taker).await.expect("gives");
+    register.give(giver, &[3], taker, LATER).await.expect("gives");
     let map = overview(&mut register).await;
     assert_eq!((map.owner(3).owner, map.owner(0).owner), (None, None));
     assert_eq!(register.drain("nobody", true).await.expect("is told"), 0);
@@ -121,11 +129,18 @@ async fn shards_are_given_to_who_can_take_them_or_to_nobody() {
     assert!(overview(&mut register).await.is_held);
     register.hold(Duration::ZERO).await.expect("goes on");
     assert!(!overview(&mut register).await.is_held);
-    let frozen = register.freeze(100, 200).await.expect("freezes");
+    // Two moves of the same slots, of two services: the end of one leaves the other frozen.
+    let (one, other) = (Uuid::from_u128(11), Uuid::from_u128(12));
+    register.freeze(one, 100, 200).await.expect("freezes");
+    let frozen = register.freeze(other, 100, 150).await.expect("freezes");
     let map = overview(&mut register).await;
-    assert_eq!((map.version, map.frozen.len()), (frozen, 1));
-    register.thaw(100).await.expect("thaws");
-    let thawed = overview(&mut register).await;
-    assert_eq!((thawed.frozen.len(), thawed.holdings), (0, map.holdings + 1));
+    assert_eq!((map.version, map.frozen.len()), (frozen, 2));
+    let announced = register.announce().await.expect("announces");
+    let holds = overview(&mut register).await;
+    assert_eq!((holds.version, holds.frozen.len(), holds.holdings), (announced, 2, map.holdings + 1));
+    register.thaw(one).await.expect("thaws");
+    assert_eq!(overview(&mut register).await.frozen.len(), 1);
+    register.thaw(other).await.expect("thaws");
+    assert!(overview(&mut register).await.frozen.is_empty());
     place.close().await;
 }

@@ -39,6 +39,9 @@ create function fence() returns void language plpgsql as $$
 declare
   held text;
 begin
+  -- In the order of all others, and before it is read: what is given away meanwhile must stay so.
+  lock table entity in share row exclusive mode;
+  lock table holding in exclusive mode;
   select string_agg(format('new.slot between %s and %s', first_slot, last_slot), ' or ') into held
   from holding where given_to is null;
   execute format(

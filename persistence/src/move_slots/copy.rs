@@ -80,17 +80,15 @@ on conflict (stream) do update set
   updated_at = excluded.updated_at, view = excluded.view, snapshot = excluded.snapshot
 where x.version <= excluded.version";
 
-/// Whatever is thought: what is held here is not removed.
-macro_rules! remove {
-    ($table:literal) => {
-        concat!(
-            "delete from ",
-            $table,
-            " where stream = any($1) and not exists (
-               select from holding where given_to is null and slot between first_slot and last_slot)"
-        )
-    };
-}
+/// Whatever is thought, what is held here is not removed. Guard and history go together: with the one left and the other gone, whoever copies this database's rows back would
+/// take them for complete.
+const REMOVE: &str = "
+with gone as (
+  delete from entity where stream = any($1) and not exists (
+    select from holding where given_to is null and slot between first_slot and last_slot)
+  returning stream),
+past as (delete from journal using gone where journal.stream = gone.stream)
+select count(*) from gone";
 
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default)]
@@ -155,10 +153,8 @@ impl Copier {
             let streams = self.page(after).await?;
             let Some(last) = streams.last() else { return Ok(removed) };
             after = *last;
-            // Guards last: they are what is looked for when this is run again.
-            answered(sqlx::query(remove!("journal")).bind(&streams).execute(&mut self.source)).await?;
-            let gone = sqlx::query(remove!("entity")).bind(&streams).execute(&mut self.source);
-            removed += answered(gone).await?.rows_affected();
+            let gone = sqlx::query(REMOVE).bind(&streams).fetch_one(&mut self.source);
+            removed += answered(gone).await?.try_get::<i64, _>(0)?.unsigned_abs();
         }
     }
 
