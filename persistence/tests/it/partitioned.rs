@@ -16,17 +16,12 @@ use crate::folder::Folder;
 use crate::journal::{Shared, commit, contract, load, row, stream};
 use crate::server::Postgres;
 
-/// Products on databases of these names, and the rest as usual.
+/// Products on databases of these names; the other services share theirs among all tests of a server.
 pub fn products(postgres: &Postgres, names: &[&str]) -> DatabaseUrls {
-    let url = |name: &&str| postgres.server.url().replace("/postgres", &format!("/{name}"));
-    DatabaseUrls { product: names.iter().map(url).collect(), ..apart(postgres, names) }
-}
-
-/// Databases that nobody else has.
-fn apart(postgres: &Postgres, names: &[&str]) -> DatabaseUrls {
-    let url =
-        |service: &str| vec![postgres.server.url().replace("/postgres", &format!("/{}_{service}", names[0]))];
-    DatabaseUrls { account: url("a"), order: url("o"), payment: url("p"), ..DatabaseUrls::default() }
+    let url = |name: &str| postgres.server.url().replace("/postgres", &format!("/{name}"));
+    let product = names.iter().map(|name| url(name)).collect();
+    let [account, order, payment] = ["aside_a", "aside_o", "aside_p"].map(|name| vec![url(name)]);
+    DatabaseUrls { account, product, order, payment, ..DatabaseUrls::default() }
 }
 
 pub async fn open(urls: &DatabaseUrls) -> Result<Databases, DatabasesError> {
@@ -177,7 +172,7 @@ async fn a_service_spreads_over_two_servers() {
     let two = Embedded::start(&settings).await.expect("starts");
     let own = |server: &Embedded| server.url().replace("/postgres", "/spread");
     let product = vec![own(&one.server), own(&two)];
-    let spread = DatabaseUrls { product, ..apart(&one, &["spread"]) };
+    let spread = DatabaseUrls { product, ..products(&one, &[]) };
     let databases = open(&spread).await.expect("opens");
     contract(&databases.product, 1 << 20).await;
     // One of them is away: what lies on the other goes on.
