@@ -110,6 +110,8 @@ async fn slots_move_wherever_a_move_was_cut_off() {
     tokio::join!(
         writes_go_on_while_slots_move(&postgres),
         what_changed_after_a_cut_off_copy_is_copied_when_it_is_run_again(&postgres),
+        slots_come_back_whole_over_what_a_cut_off_removal_left(&postgres),
+        nothing_is_removed_before_every_node_has_read_again(&postgres),
         a_pause_that_nobody_ends_ends_by_itself(&postgres),
         what_was_given_away_and_not_told_is_told_by_who_reads_it(&postgres),
         what_cannot_be_moved_is_refused(&postgres),
@@ -220,6 +222,54 @@ async fn what_changed_after_a_cut_off_copy_is_copied_when_it_is_run_again(postgr
     // Once more is nothing.
     let again = moved(&urls, &node, &order(0, 1)).await.expect("is moved already");
     assert_eq!(again, Moved::default());
+}
+
+/// What is left behind is removed page by page: guards and histories together, so that whoever comes back over the rest
+/// finds out what is missing.
+async fn slots_come_back_whole_over_what_a_cut_off_removal_left(postgres: &Postgres) {
+    let (urls, node, mut versions) = shop(postgres, ["back_1", "back_2"]).await;
+    let (reach, reached) = oneshot::channel();
+    let unfreeze = |_| async {
+        node.reload().await?;
+        reach.send(()).expect("somebody waits");
+        pending().await
+    };
+    let order_there = order(0, 1);
+    tokio::select! {
+        done = move_slots(&urls, &order_there, followed, unfreeze) => panic!("it was to be cut off: {done:?}"),
+        reached = reached => reached.expect("it came there"),
+    }
+    write(&node.product, &mut versions, 4).await;
+    let left = count(postgres, "back_1").await;
+    assert!(left > 0, "nothing was removed yet");
+    // A page of it goes.
+    let page = "with gone as (delete from entity where slot between 1000 and 1400 returning stream)
+                delete from journal using gone where journal.stream = gone.stream";
+    postgres.sql("back_1", page).await;
+    assert!((1..left).contains(&count(postgres, "back_1").await));
+    moved(&urls, &node, &order(1, 0)).await.expect("moves back");
+    is_whole(&node.product, &versions).await;
+    write(&node.product, &mut versions, 5).await;
+    is_whole(&node.product, &versions).await;
+    assert_eq!(count(postgres, "back_2").await, 0);
+}
+
+/// Run again where the slots are moved already, nothing is removed before every node has read again who holds them.
+async fn nothing_is_removed_before_every_node_has_read_again(postgres: &Postgres) {
+    let (urls, node, versions) = shop(postgres, ["again_1", "again_2"]).await;
+    let refusing = |_| async { Err("a node does not follow".into()) };
+    let order = order(0, 1);
+    for _ in 0..2 {
+        let cut = move_slots(&urls, &order, followed, refusing).await;
+        assert!(matches!(cut, Err(MoveError::Nodes(_))), "{cut:?}");
+        // Nobody here has read again: what is read is what was there.
+        is_whole(&node.product, &versions).await;
+        assert!(count(postgres, "again_1").await > 0);
+    }
+    let done = moved(&urls, &node, &order).await.expect("is moved already");
+    assert!(done.removed > 0 && done.entities == 0, "{done:?}");
+    is_whole(&node.product, &versions).await;
+    assert_eq!(count(postgres, "again_1").await, 0);
 }
 
 async fn a_pause_that_nobody_ends_ends_by_itself(postgres: &Postgres) {
