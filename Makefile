@@ -18,6 +18,7 @@ cluster:
 	exec env DATA=$(CLUSTER_DATA) PORT=$(lastword $(subst :, ,$(LISTEN))) cluster/play.sh
 
 test: packages check
+	.ci/packages faketime || echo "without faketime, the test of a wrong clock is skipped" >&2
 	cargo build --locked --bin souk
 	.ci/summary cargo test --workspace --locked --no-fail-fast
 

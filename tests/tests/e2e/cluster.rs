@@ -1,6 +1,7 @@
 //! Three nodes are one shop: the suites of one node pass on them, and whatever befalls a node, nothing is lost,
 //! doubled, stuck or answered wrongly.
 
+mod clock;
 mod crowd;
 mod faults;
 mod servers;
