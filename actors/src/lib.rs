@@ -24,6 +24,8 @@ pub mod entity;
 
 pub mod laws;
 
+pub mod records;
+
 pub mod barrier;
 
 pub mod admission;

@@ -77,6 +77,9 @@ pub struct Accepted {
     pub at: Timestamp,
     /// Past this, stock is not reserved and money not charged any more.
     pub reserve_by: Timestamp,
+    /// The W3C `traceparent` of the request, for whoever is told of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
 }
 
 /// So many of a product.
@@ -146,6 +149,9 @@ pub struct Place {
     /// The door knows that this cannot be bought. It is refused only if the order does not exist: what
     /// was sold out or withdrawn since must not hide a purchase that was made.
     pub impossible: bool,
+    /// The W3C `traceparent` of the request.
+    #[serde(default)]
+    pub trace: Option<String>,
 }
 
 /// What a step was answered.
@@ -299,6 +305,49 @@ fn void(order: &Order) -> Effect {
 }
 
 impl Order {
+    /// What was accepted; `None`: nothing was.
+    pub fn accepted(&self) -> Option<&Accepted> {
+        self.accepted.as_ref()
+    }
+
+    /// What was reserved; empty before.
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    /// The total, once it is known.
+    pub fn amount(&self) -> Option<i64> {
+        self.amount
+    }
+
+    /// What happened to each step, in order.
+    pub fn trail(&self) -> &[TrailEntry] {
+        &self.trail
+    }
+
+    /// Why it turned round; `None`: it did not.
+    pub fn cause(&self) -> Option<&Cause> {
+        match &self.progress {
+            Some(Progress::Unwinding { cause, .. } | Progress::Unwound { cause }) => Some(cause),
+            None | Some(Progress::Forward { .. } | Progress::Completed) => None,
+        }
+    }
+
+    /// What it owes the world: one thing at a time.
+    pub fn owed_effect(&self) -> Option<Effect> {
+        let (Some(accepted), Some(progress), None) = (&self.accepted, &self.progress, &self.attention) else {
+            return None;
+        };
+        match progress {
+            Progress::Forward { step } => Some((STEPS[*step].ask)(self)),
+            Progress::Unwinding { step, .. } => Some((STEPS[*step].undo)(self)),
+            Progress::Completed => {
+                Some(Effect::Settle { items: accepted.items.clone(), reserve_by: accepted.reserve_by })
+            }
+            Progress::Unwound { .. } => None,
+        }
+    }
+
     fn known(&self) -> &Accepted {
         self.accepted.as_ref().expect("an order has steps only once it is accepted")
     }
@@ -345,6 +394,7 @@ impl Order {
                 fingerprint: place.fingerprint.clone(),
                 at,
                 reserve_by: at + place.patience,
+                trace: place.trace.clone(),
             };
             let answer = Answer::Placed { status: Status::Pending, at, replayed: false };
             return Decision::event(Event::Accepted(accepted), answer);
@@ -531,20 +581,10 @@ impl Aggregate for Order {
     }
 
     fn effects(&self) -> Vec<(Timestamp, Effect)> {
-        let (Some(accepted), Some(progress), None) = (&self.accepted, &self.progress, &self.attention) else {
-            return Vec::new();
-        };
-        let effect = match progress {
-            Progress::Forward { step } => (STEPS[*step].ask)(self),
-            Progress::Unwinding { step, .. } => (STEPS[*step].undo)(self),
-            Progress::Completed => {
-                Effect::Settle { items: accepted.items.clone(), reserve_by: accepted.reserve_by }
-            }
-            Progress::Unwound { .. } => return Vec::new(),
-        };
         // The same time in every row: a row that moves it costs an index entry, and a node that takes
         // over must carry on at once.
-        vec![(accepted.at, effect)]
+        let owed = self.accepted.as_ref().zip(self.owed_effect());
+        owed.map(|(accepted, effect)| (accepted.at, effect)).into_iter().collect()
     }
 
     fn effect_name(effect: &Effect) -> &'static str {
@@ -559,12 +599,8 @@ impl Aggregate for Order {
 
     fn view(&self) -> Option<View> {
         let accepted = self.accepted.as_ref()?;
-        let failure = match &self.progress {
-            Some(Progress::Unwinding { cause, .. } | Progress::Unwound { cause }) => {
-                Some(Failure { code: cause.code().to_owned(), detail: cause.detail() })
-            }
-            None | Some(Progress::Forward { .. } | Progress::Completed) => None,
-        };
+        let failure =
+            self.cause().map(|cause| Failure { code: cause.code().to_owned(), detail: cause.detail() });
         Some(View {
             status: self.status(),
             currency_code: accepted.currency,

@@ -22,6 +22,7 @@ use souk_actors::order::{
     self, Attention, Failure, Item, Order, Place, Status, StepName, StepStatus, TrailEntry,
 };
 use souk_actors::product::{self, Product};
+use souk_actors::route::TRACEPARENT;
 use souk_actors::{Id, Timestamp};
 use souk_config::millis;
 use souk_persistence::journal::ViewRow;
@@ -301,6 +302,7 @@ async fn buy(
         fingerprint,
         patience: millis(app.settings().actors.reserve_ms),
         impossible: refusal.is_some(),
+        trace: TRACEPARENT.try_with(|trace| trace.to_string()).ok(),
     });
     let id = app.identify::<Order>("POST /purchases", customer, key.as_deref(), Some(customer.slot()));
     let watched = wait.map(|seconds| (app.directory().follow(id), Duration::from_secs(seconds)));

@@ -24,6 +24,7 @@ fn place(fingerprint: Option<&str>) -> Place {
         fingerprint: fingerprint.map(str::to_owned),
         patience: Duration::from_secs(10),
         impossible: false,
+        trace: None,
     }
 }
 
