@@ -195,9 +195,9 @@ impl Aggregate for Account {
 
     fn may_repeat(command: &Command) -> bool {
         match command {
-            // The second time there is one already.
-            Command::Open { .. } => false,
-            Command::ChangePersonal(_) | Command::Rehash { .. } | Command::Credentials => true,
+            // The second time there is one already, or something else was said since.
+            Command::Open { .. } | Command::ChangePersonal(_) => false,
+            Command::Rehash { .. } | Command::Credentials => true,
         }
     }
 

@@ -162,9 +162,9 @@ impl Aggregate for Category {
 
     fn may_repeat(command: &Command) -> bool {
         match command {
-            Command::Create(_) | Command::Change { .. } => true,
-            // The second time there is none any more.
-            Command::Remove { .. } => false,
+            Command::Create(_) => true,
+            // The second time there is none any more, or somebody else has changed it.
+            Command::Change { .. } | Command::Remove { .. } => false,
         }
     }
 

@@ -524,6 +524,8 @@ impl<A: Aggregate> AnyHost for Arc<Host<A>> {
 
     fn evict(&self, slots: &SlotSet) {
         let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody may have asked since the last time.
+        leaving.retain(|actor| actor.get_status() != ActorStatus::Stopped);
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.retain(|id, slot| {

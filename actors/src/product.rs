@@ -423,10 +423,8 @@ impl Aggregate for Product {
 
     fn may_repeat(command: &Command) -> bool {
         match command {
-            // The second time it is not what was seen, or some of the new stock was sold meanwhile.
-            Command::Change { seen, patch, .. } => seen.is_none() && patch.inventory.is_none(),
-            // The second time it is gone.
-            Command::Withdraw { .. } => false,
+            // The second time it is not what was seen, or gone, or somebody else has changed it or bought of it.
+            Command::Change { .. } | Command::Withdraw { .. } => false,
             Command::Create { .. } | Command::Reserve { .. } | Command::Release(_) | Command::Settle(_) => {
                 true
             }

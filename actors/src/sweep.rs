@@ -26,8 +26,15 @@ const WOKEN_MAX: usize = 2_000;
 /// Sweeps the databases whose entities can owe something, for the slots of this node.
 #[derive(Debug, Default)]
 pub struct Sweep {
+    begun: Mutex<Begun>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Begun {
     /// Slots of which all that was owed when they came here is awake.
-    begun: Mutex<SlotSet>,
+    slots: SlotSet,
+    /// How often slots have left.
+    left: u64,
 }
 
 impl Sweep {
@@ -37,7 +44,7 @@ impl Sweep {
         if mutant::is(Mutant::SweepOff) {
             return;
         }
-        let begun = *self.begun();
+        let begun = self.begun().slots;
         let before = directory.hosts().order.clock().now() - patience;
         wake_owed(directory, collector, &begun, before).await;
         self.adopt(directory, collector).await;
@@ -45,26 +52,30 @@ impl Sweep {
 
     /// Wakes all that slots owe that have just come here, up to a bound. `true`: that was all.
     pub async fn adopt(&self, directory: &Directory, collector: &Collector) -> bool {
-        let fresh = directory.places().territory().slots().without(&self.begun());
+        let Begun { slots, left } = *self.begun();
+        let fresh = directory.places().territory().slots().without(&slots);
         if fresh.is_empty() || mutant::is(Mutant::SweepOff) {
             return true;
         }
         let is_complete =
             wake_owed(directory, collector, &fresh, directory.hosts().order.clock().now()).await;
-        if is_complete {
-            let mut begun = self.begun();
-            *begun = begun.with(&fresh);
+        let mut begun = self.begun();
+        // What has left meanwhile, and perhaps come back, comes anew.
+        let stayed = begun.left == left;
+        if is_complete && stayed {
+            begun.slots = begun.slots.with(&fresh);
         }
-        is_complete
+        is_complete && stayed
     }
 
     /// These slots are here no more; should they come again, they come anew.
     pub fn forget(&self, slots: &SlotSet) {
         let mut begun = self.begun();
-        *begun = begun.without(slots);
+        begun.slots = begun.slots.without(slots);
+        begun.left += 1;
     }
 
-    fn begun(&self) -> MutexGuard<'_, SlotSet> {
+    fn begun(&self) -> MutexGuard<'_, Begun> {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -48,6 +48,12 @@ impl SlotSet {
         self
     }
 
+    /// What is in both.
+    pub fn within(mut self, other: &Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(word, others)| *word &= others);
+        self
+    }
+
     /// What is in this one and not in the other.
     pub fn without(mut self, other: &Self) -> Self {
         self.0.iter_mut().zip(other.0).for_each(|(word, others)| *word &= !others);

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::link::{Links, Peer};
 use crate::map::{ClusterMap, Node};
 use crate::placement::{self, Plan};
-use crate::register::{CHANNEL, Introduction, Register, RegisterError};
+use crate::register::{CHANNEL, Introduction, Register, RegisterError, Standing};
 use crate::time::ClusterTime;
 
 /// Rows of shards that are given away get so long to be durable; if they take longer the shards stay.
@@ -72,10 +72,12 @@ pub(crate) struct Keeper {
     pub must_flush: bool,
     /// The slots that were frozen when they were.
     pub frozen: SlotSet,
-    /// Since when it cannot be read which database holds what.
-    pub blind_since: Option<Instant>,
-    /// For that it drains.
-    pub has_given_up: bool,
+    /// What was here after the last round.
+    pub had: SlotSet,
+    /// Since when rows are not durable that should be, or it cannot be read which database holds what.
+    pub stuck_since: Option<Instant>,
+    /// The end of a give that was not answered: it may yet happen.
+    pub unsettled: Option<i64>,
     /// Has what new slots owe taken up.
     pub adoption: Arc<Notify>,
     pub leave: mpsc::Receiver<oneshot::Sender<()>>,
@@ -119,9 +121,16 @@ impl Keeper {
     }
 
     async fn round(&mut self) -> Result<Pace, RegisterError> {
+        if let Some(before) = self.unsettled
+            && self.register.settle(before).await?
+        {
+            self.unsettled = None;
+        }
         let (sent, sent_boot) = (Clock::System.now(), since_boot());
-        let (me, ahead) = (self.me.incarnation, self.time.ahead_us());
-        let Some(map) = self.register.renew(me, self.lease, ahead, self.seen).await? else {
+        let me = self.me.incarnation;
+        let standing =
+            Standing { ahead_us: self.time.ahead_us(), seen: self.seen, is_stuck: self.is_stuck() };
+        let Some(map) = self.register.renew(me, self.lease, standing).await? else {
             return self.begin_anew().await;
         };
         self.time.set(sent, map.now_us, Clock::System.now());
@@ -132,7 +141,16 @@ impl Keeper {
         self.membership.send_replace(Membership { map: Some(Arc::clone(&map)), certain_until });
         let peer = |node: &Node| Peer { incarnation: node.incarnation, address: node.address.clone() };
         self.links.expect(map.peers(me).map(peer).collect());
-        self.act(&map).await
+        match self.unsettled {
+            // What was given may yet be: this map is no ground to take it back.
+            Some(_) => Ok(Pace::Waiting),
+            None => self.act(&map).await,
+        }
+    }
+
+    /// It has not been able to serve for so long that others are to.
+    fn is_stuck(&self) -> bool {
+        self.stuck_since.is_some_and(|since| since.elapsed() > self.lease)
     }
 
     /// The lease had ended: what was here may be elsewhere.
@@ -141,6 +159,7 @@ impl Keeper {
         tracing::warn!("the lease had ended: this node joins anew");
         self.tenant.territory().rely_until(Duration::ZERO);
         self.tenant.lose(&self.tenant.territory().slots());
+        self.must_flush = true;
         self.seen = 0;
         self.register.join(&self.me, self.lease).await?;
         Ok(Pace::Busy)
@@ -158,9 +177,11 @@ impl Keeper {
             self.tenant.lose(&lost);
             self.must_flush = true;
         }
+        // Some may have been lost since, with the lease.
+        self.must_flush |= !self.had.without(&here).is_empty();
         // Nobody is told that this map is acted upon before the rows of what was lost are answered.
         if self.must_flush && !self.is_flushed().await {
-            return Ok(Pace::Waiting);
+            return self.stand_still(map).await;
         }
         self.must_flush = false;
         // Also where whoever froze them is heard of no more.
@@ -168,12 +189,14 @@ impl Keeper {
         if map.holdings != self.holdings || has_thawed {
             // Leases are renewed meanwhile by nobody.
             if !matches!(timeout(self.lease / 5, (self.reload)()).await, Ok(true)) {
-                return self.give_up(map).await;
+                return self.stand_still(map).await;
             }
             self.holdings = map.holdings;
         }
         self.frozen = frozen;
-        self.take_heart().await?;
+        if !map.node(me).is_some_and(|node| node.is_draining) {
+            self.stuck_since = None;
+        }
         let gained = mine.without(&here);
         if !gained.is_empty() {
             tracing::info!(slots = ?gained, "slots have come here");
@@ -183,39 +206,26 @@ impl Keeper {
         self.seen = map.version;
         metrics::gauge!("souk_cluster_shards").set(map.shards_of(me).len() as f64);
         let Plan { take, give } = placement::plan(map, me, |node| self.links.is_linked(node));
-        if !take.is_empty() {
+        if !take.is_empty() && self.time.is_right() {
             self.register.take(me, &take).await?;
         }
         let pace = self.give(map, &give).await?;
+        self.had = self.tenant.territory().slots();
         // What has been seen is told with the next renewal.
         Ok(if is_news || !take.is_empty() { Pace::Busy } else { pace })
     }
 
-    /// Which database holds what cannot be read: nothing more is served here. Where that lasts, others are to have
-    /// this node's shards.
-    async fn give_up(&mut self, map: &ClusterMap) -> Result<Pace, RegisterError> {
-        let me = self.me.incarnation;
-        let since = *self.blind_since.get_or_insert_with(Instant::now);
-        if since.elapsed() > self.lease && !self.has_given_up {
-            tracing::error!(
-                "which database holds which slots cannot be read: this node gives its shards away"
-            );
-            self.register.drain(&me.to_string(), true).await?;
-            self.has_given_up = true;
+    /// Rows are not durable, or it cannot be read which database holds what: nothing more is served here. Where that
+    /// lasts, others are to have this node's shards, durable or not: of two rows the journal takes one.
+    async fn stand_still(&mut self, map: &ClusterMap) -> Result<Pace, RegisterError> {
+        self.stuck_since.get_or_insert_with(Instant::now);
+        if self.is_stuck() {
+            tracing::error!("this node cannot serve: it gives its shards away");
+            let Plan { give, .. } =
+                placement::plan(map, self.me.incarnation, |node| self.links.is_linked(node));
+            self.give(map, &give).await?;
         }
-        let Plan { give, .. } = placement::plan(map, me, |node| self.links.is_linked(node));
-        self.give(map, &give).await?;
         Ok(Pace::Waiting)
-    }
-
-    /// It can be read again.
-    async fn take_heart(&mut self) -> Result<(), RegisterError> {
-        self.blind_since = None;
-        if self.has_given_up {
-            self.register.drain(&self.me.incarnation.to_string(), false).await?;
-            self.has_given_up = false;
-        }
-        Ok(())
     }
 
     fn gain(&self, slots: &SlotSet) {
@@ -232,17 +242,23 @@ impl Keeper {
         if give.is_empty() {
             return Ok(Pace::Idle);
         }
-        // While a database is away nobody's entities end for nothing.
+        // While a database is away nobody's entities end for nothing; but for whoever must go, in the end.
+        let must_go = map.node(self.me.incarnation).is_none_or(|me| !me.takes_shards());
         if !self.is_flushed().await {
-            return Ok(Pace::Waiting);
+            if must_go {
+                self.stuck_since.get_or_insert_with(Instant::now);
+            }
+            if !self.is_stuck() {
+                return Ok(Pace::Waiting);
+            }
         }
         let shards: Vec<u16> = give.iter().map(|(shard, _)| *shard).collect();
         let slots = map.slots_of(&shards);
         let here = self.tenant.territory().slots();
         self.tenant.lose(&slots);
-        if !self.is_flushed().await {
+        if !self.is_flushed().await && !self.is_stuck() {
             tracing::warn!(?shards, "rows are not durable yet: the shards stay for now");
-            self.gain(&slots.without(&slots.without(&here)));
+            self.gain(&slots.within(&here));
             return Ok(Pace::Waiting);
         }
         let mut receivers: BTreeMap<Option<Uuid>, Vec<u16>> = BTreeMap::new();
@@ -252,10 +268,12 @@ impl Keeper {
         for (to, shards) in receivers {
             tracing::info!(?shards, to = ?to, "shards are given away");
             metrics::counter!("souk_cluster_shards_given_total").increment(shards.len() as u64);
-            // As long as its answer is waited for. Executed later, two would rely on having them.
+            // As long as its answer is waited for. Until it is certain whether it was executed, nothing comes back.
             let patience = i64::try_from((self.lease / 5).as_micros()).unwrap_or(0);
             let before = self.time.now_us() + patience;
+            self.unsettled = Some(before);
             self.register.give(self.me.incarnation, &shards, to, before).await?;
+            self.unsettled = None;
         }
         Ok(Pace::Busy)
     }
@@ -267,7 +285,11 @@ impl Keeper {
         let drained = self.register.drain(&me.to_string(), true).await;
         let mut is_known = drained.is_ok();
         while is_known && Instant::now() < deadline {
-            is_known = self.round().await.is_ok();
+            match self.round().await {
+                Ok(Pace::Waiting) => tokio::time::sleep(BUSY).await,
+                Ok(Pace::Idle | Pace::Busy) => {}
+                Err(_) => is_known = false,
+            }
             let map = self.membership.borrow().map.clone();
             if map.is_none_or(|map| map.shards_of(me).is_empty()) {
                 break;

@@ -203,8 +203,9 @@ impl Joining {
             holdings: 0,
             must_flush: false,
             frozen: SlotSet::NOTHING,
-            blind_since: None,
-            has_given_up: false,
+            had: SlotSet::NOTHING,
+            stuck_since: None,
+            unsettled: None,
             adoption,
             leave: left,
         };

@@ -65,6 +65,9 @@ pub struct Node {
     pub version: String,
     /// It gives its shards away.
     pub is_draining: bool,
+    /// It cannot serve: rows of its shards are not durable, or it cannot read the databases.
+    #[serde(default)]
+    pub is_stuck: bool,
     /// How far its clock is ahead of the database's, in microseconds.
     pub ahead_us: i64,
     /// The version of the map that it acts upon.
@@ -88,7 +91,11 @@ impl Node {
 
     /// Shards may be placed on it.
     pub fn takes_shards(&self) -> bool {
-        self.is_live() && self.role.has_shards() && !self.is_draining && self.has_right_time()
+        self.is_live()
+            && self.role.has_shards()
+            && !self.is_draining
+            && !self.is_stuck
+            && self.has_right_time()
     }
 }
 
@@ -189,6 +196,7 @@ pub(crate) mod tests {
             role: Role::Both,
             version: "1".to_owned(),
             is_draining: false,
+            is_stuck: false,
             ahead_us: 0,
             seen: 0,
             started_us: 0,
@@ -233,6 +241,7 @@ pub(crate) mod tests {
         let not = [
             Node { role: Role::Gateway, ..node(1) },
             Node { is_draining: true, ..node(1) },
+            Node { is_stuck: true, ..node(1) },
             Node { ahead_us: -5_000_001, ..node(1) },
             Node { remaining_us: 0, ..node(1) },
         ];

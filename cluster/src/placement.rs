@@ -70,7 +70,11 @@ pub fn plan(map: &ClusterMap, me: Uuid, is_linked: impl Fn(Uuid) -> bool) -> Pla
     let may_move = !map.is_held && !map.nodes.iter().any(|node| node.is_live() && node.is_draining);
     let give = mine
         .filter(|(_, placed)| **placed != Some(me))
-        .filter(|(_, placed)| must_go || (may_move && placed.is_some_and(&is_linked)))
+        .filter(|(_, placed)| match must_go {
+            // Where nobody can serve, nothing is gained by giving it away.
+            true => placed.is_some() || !myself.is_stuck,
+            false => may_move && placed.is_some_and(&is_linked),
+        })
         .map(|((shard, _), placed)| (shard, *placed))
         .take(if must_go { DRAINED_AT_ONCE } else { BALANCED_AT_ONCE })
         .collect();
@@ -160,6 +164,17 @@ mod tests {
         map.is_held = false;
         map.nodes[1].is_draining = true;
         assert_eq!(plan(&map, me, |_| true).give, [], "somebody drains");
+    }
+
+    #[test]
+    fn a_node_that_cannot_serve_gives_to_who_can_and_keeps_what_nobody_could_serve() {
+        let mut map = settled((1..=2).map(node).collect());
+        map.nodes[0].is_stuck = true;
+        let me = map.nodes[0].incarnation;
+        let Plan { take, give } = plan(&map, me, |_| true);
+        assert!(take.is_empty() && give.len() == DRAINED_AT_ONCE);
+        map.nodes[1].is_stuck = true;
+        assert_eq!(plan(&map, me, |_| true), Plan::default(), "the database is away for everybody");
     }
 
     #[test]

@@ -51,6 +51,17 @@ pub struct Introduction {
     pub version: String,
 }
 
+/// What a node says of itself with every renewal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standing {
+    /// How far its clock is ahead, in microseconds.
+    pub ahead_us: i64,
+    /// The version of the map that it acts upon.
+    pub seen: i64,
+    /// It cannot serve: its shards are to go to others.
+    pub is_stuck: bool,
+}
+
 /// A connection to the register, made when it is needed. Whatever fails is tried on a new one.
 #[derive(Debug)]
 pub struct Register {
@@ -107,11 +118,17 @@ impl Register {
         &mut self,
         incarnation: Uuid,
         lease: Duration,
-        ahead_us: i64,
-        seen: i64,
+        Standing { ahead_us, seen, is_stuck }: Standing,
     ) -> Result<Option<ClusterMap>, RegisterError> {
-        let row =
-            call!(self, "select renew($1, $2, $3, $4)::text", incarnation, interval(lease), ahead_us, seen)?;
+        let row = call!(
+            self,
+            "select renew($1, $2, $3, $4, $5)::text",
+            incarnation,
+            interval(lease),
+            ahead_us,
+            seen,
+            is_stuck
+        )?;
         let text: Option<String> = row.try_get(0)?;
         Ok(text.map(|text| serde_json::from_str(&text)).transpose()?)
     }
@@ -139,6 +156,11 @@ impl Register {
     ) -> Result<i64, RegisterError> {
         Ok(call!(self, "select give($1, $2, $3, $4)", incarnation, numbers(shards), to, before_us)?
             .try_get(0)?)
+    }
+
+    /// Whether a give with this end that was not answered has happened by now or never will.
+    pub async fn settle(&mut self, before_us: i64) -> Result<bool, RegisterError> {
+        Ok(call!(self, "select settle($1)", before_us)?.try_get(0)?)
     }
 
     /// Goes away.

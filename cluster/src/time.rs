@@ -1,10 +1,14 @@
 //! The time of `cluster_db`, as this node knows it: deadlines travel in it, so that no node's own clock counts.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use souk_actors::{Clock, Timestamp};
 
 use crate::map::CLOCK_OFF_MAX_US;
+
+/// An answer that took longer says little of a clock.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// A clock that is set by what the database says.
 #[derive(Debug, Default)]
@@ -16,6 +20,10 @@ pub struct ClusterTime {
 impl ClusterTime {
     /// The database said `theirs` some time between `sent` and `answered` by this node's clock.
     pub fn set(&self, sent: Timestamp, theirs: i64, answered: Timestamp) {
+        // A slow answer says little: it must not make a wrong clock look right.
+        if sent.until(answered) > SLOW && !self.is_right() {
+            return;
+        }
         self.ahead.store(ahead(sent.micros(), theirs, answered.micros()), Ordering::Relaxed);
     }
 
@@ -65,5 +73,9 @@ mod tests {
         assert!(time.is_right());
         time.set(at(100), 3_700_000_000, at(100));
         assert!(!time.is_right() && time.ahead_us() < 0);
+        time.set(at(100), 103_000_000, at(102));
+        assert!(!time.is_right(), "the answer was slow");
+        time.set(at(100), 100_000_000, at(100));
+        assert!(time.is_right());
     }
 }

@@ -197,6 +197,14 @@ impl App {
         self.0.draining.clone()
     }
 
+    /// A node that is none of its cluster may not know which database holds what.
+    fn is_member(&self) -> Result<(), Problem> {
+        match self.cluster().is_none_or(|cluster| cluster.membership().borrow().is_member()) {
+            true => Ok(()),
+            false => Err(Problem::new(Code::Unavailable, "this node has no part in its cluster now")),
+        }
+    }
+
     /// The stored view of one entity.
     pub async fn view<A: Housed>(&self, id: Uuid) -> Result<Option<ViewRow>, Problem> {
         Ok(self.views::<A>(vec![id]).await?.pop())
@@ -204,6 +212,7 @@ impl App {
 
     /// The stored views of entities that exist.
     pub async fn views<A: Housed>(&self, ids: Vec<Uuid>) -> Result<Vec<ViewRow>, Problem> {
+        self.is_member()?;
         Ok(self.directory().journal::<A>().views(A::KIND.number(), ids).await?)
     }
 
@@ -248,6 +257,7 @@ impl App {
         equal: Vec<(String, String)>,
         page: Page,
     ) -> Result<Vec<ViewRow>, Problem> {
+        self.is_member()?;
         let query =
             ListQuery { kind: A::KIND.number(), owner, equal, after: page.after, limit: page.limit + 1 };
         Ok(self.directory().journal::<A>().list(query).await?)

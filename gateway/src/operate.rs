@@ -144,8 +144,10 @@ async fn move_slots(settings: &Settings, order: MoveSlots, register: &Register) 
     // Nobody serves them before everybody has read again who holds them; served they are in any case.
     let unfreeze = async |_: RangeInclusive<i16>| -> Followed {
         let mut register = register.again();
-        let version = register.announce().await?;
-        let read = follow(&mut register, version).await;
+        let read = match register.announce().await {
+            Ok(version) => follow(&mut register, version).await,
+            Err(error) => Err(error.into()),
+        };
         let version = register.thaw(move_id).await?;
         read.and(follow(&mut register, version).await)
     };

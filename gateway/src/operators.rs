@@ -82,7 +82,8 @@ pub struct NodeStatus {
     pub name: String,
     /// Of this start.
     pub incarnation: Uuid,
-    /// `live`, `draining`, `clock_off` (too far to have shards), or `silent` (its lease has ended).
+    /// `live`, `draining`, `clock_off` (too far to have shards), `stuck` (it cannot reach the databases), or `silent`
+    /// (its lease has ended).
     pub state: &'static str,
     /// `both`, `gateway` or `worker`.
     pub role: &'static str,
@@ -150,6 +151,7 @@ fn node_status(map: &ClusterMap, node: &Node) -> NodeStatus {
     let state = match node {
         node if !node.is_live() => "silent",
         node if node.is_draining => "draining",
+        node if node.is_stuck => "stuck",
         node if !node.has_right_time() => "clock_off",
         _well => "live",
     };

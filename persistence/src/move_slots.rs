@@ -34,6 +34,10 @@ const MOVE_LOCK: i64 = 0x736f_756d;
 const FEW_ROWS: u64 = 1_000;
 /// Or until it was so often: then the shop writes faster than is copied, and the pause will be long.
 const PASSES_MAX: usize = 10;
+/// The database's word on when a pause ends is younger than what is reckoned here by no more than this.
+const PAUSE_SLACK: Duration = Duration::from_secs(6);
+/// Between two attempts to call a pause off.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// Which slots go where.
 #[derive(Clone, Debug)]
@@ -106,8 +110,8 @@ pub type Followed = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// Moves slots. `freeze` resolves when no node writes them any more. `unfreeze` resolves when every node has
 /// read again who holds them ([`databases::Databases::reload`]) and may write them; it is called whenever
-/// `freeze` was, whatever came of the move, and where the slots had been moved before. A node that freezes slots and hears no more of it reads again
-/// too, before it writes them.
+/// `freeze` was, whatever came of the move, and where the slots had been moved before. A node that freezes slots and
+/// hears no more of it reads again too, before it writes them.
 pub async fn move_slots<F: Future<Output = Followed>, U: Future<Output = Followed>>(
     urls: &DatabaseUrls,
     order: &Move,
@@ -208,14 +212,15 @@ async fn hand_over(
             Err(_) => Ok(None),
         }
     };
+    let begun = Instant::now();
     let late = match given.await {
         Ok(Some(late)) => late,
         Ok(None) => {
-            go_on(from).await;
+            go_on(from, begun + pause_max + PAUSE_SLACK).await;
             return Err(MoveError::TooSlow(pause_max));
         }
         Err(error) => {
-            go_on(from).await;
+            go_on(from, begun + pause_max + PAUSE_SLACK).await;
             return Err(MoveError::Copy(error));
         }
     };
@@ -237,16 +242,20 @@ async fn give(
     within(query.fetch_one(source)).await?.try_get(0)
 }
 
-/// Ends a pause before its time. If it cannot be, it ends by itself; if the slots were given away after all,
-/// nothing is paused any more.
-async fn go_on(place: &Place) {
-    let ended = async {
-        let mut connection = place.connect().await?;
-        let query = sqlx::query("select go_on()");
-        within(query.execute(&mut connection)).await.map_err(|source| place.unreachable(source))
-    };
-    if let Err(error) = ended.await {
-        tracing::warn!(%error, "slots stay paused until their time is over");
+/// Calls a pause off. If that cannot be, it ends by itself, and is waited for: nobody may write the slots while they
+/// may still be given away.
+async fn go_on(place: &Place, ends: Instant) {
+    while Instant::now() < ends {
+        let ended = async {
+            let mut connection = place.connect().await?;
+            let query = sqlx::query("select go_on()");
+            within(query.execute(&mut connection)).await.map_err(|source| place.unreachable(source))
+        };
+        match ended.await {
+            Ok(_) => return,
+            Err(error) => tracing::warn!(%error, "slots stay paused until their time is over"),
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

@@ -91,14 +91,25 @@ impl PartitionedJournal {
         (stream, key): (fn(&T) -> Uuid, impl Fn(&T) -> K),
         page: impl Fn(&'a dyn Journal, Option<T>) -> BoxFuture<'a, Result<Vec<T>, JournalError>> + Send + Sync,
     ) -> Result<Vec<T>, JournalError> {
-        let table = self.table();
-        let each = table.holders().into_iter().map(|holder| {
-            let journal = self.journals[holder].as_ref();
-            let (table, page) = (&table, &page);
-            let is_held = move |row: &T| table.holder_of(stream(row)) == holder;
-            held(limit, is_held, move |after| page(journal, after))
-        });
-        Ok(merged(try_join_all(each).await?, size(limit), key))
+        loop {
+            let table = self.table();
+            let each = table.holders().into_iter().map(|holder| {
+                let journal = self.journals[holder].as_ref();
+                let (table, page) = (&table, &page);
+                let is_held = move |row: &T| table.holder_of(stream(row)) == holder;
+                held(limit, is_held, move |after| page(journal, after))
+            });
+            let each = try_join_all(each).await?;
+            if self.still_goes_by(&table) {
+                return Ok(merged(each, size(limit), key));
+            }
+        }
+    }
+
+    /// Nobody has changed meanwhile who holds what. Otherwise a row that is there may have been looked for where it had
+    /// been removed.
+    fn still_goes_by(&self, table: &Arc<SlotTable>) -> bool {
+        Arc::ptr_eq(table, &self.table())
     }
 }
 
@@ -134,14 +145,19 @@ impl Journal for PartitionedJournal {
 
     fn views(&self, kind: i16, streams: Vec<Uuid>) -> BoxFuture<'_, Result<Vec<ViewRow>, JournalError>> {
         async move {
-            let table = self.table();
-            let mut of_each = vec![Vec::new(); self.journals.len()];
-            for stream in streams {
-                of_each[table.holder_of(stream)].push(stream);
+            loop {
+                let table = self.table();
+                let mut of_each = vec![Vec::new(); self.journals.len()];
+                for stream in &streams {
+                    of_each[table.holder_of(*stream)].push(*stream);
+                }
+                let asked = self.journals.iter().zip(of_each).filter(|(_, streams)| !streams.is_empty());
+                let views = asked.map(|(journal, streams)| journal.views(kind, streams));
+                let views = try_join_all(views).await?;
+                if self.still_goes_by(&table) {
+                    return Ok(views.concat());
+                }
             }
-            let asked = self.journals.iter().zip(of_each).filter(|(_, streams)| !streams.is_empty());
-            let views = asked.map(|(journal, streams)| journal.views(kind, streams));
-            Ok(try_join_all(views).await?.concat())
         }
         .boxed()
     }

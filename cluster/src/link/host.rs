@@ -179,7 +179,10 @@ impl Switchboard {
         state.strangers.remove(&session.peer_addr);
         let Some((peer, _)) = state.sessions.remove(&actor) else { return };
         let ended = peer.and_then(|peer| match state.links.get(&peer) {
-            Some((of, _)) if *of == actor => state.links.remove(&peer),
+            Some((of, _)) if *of == actor => {
+                state.unexpected.remove(&peer);
+                state.links.remove(&peer)
+            }
             Some(_) | None => None,
         });
         drop(state);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use souk_cluster::map::{ClusterMap, Role};
-use souk_cluster::register::{Introduction, Register, migrations};
+use souk_cluster::register::{Introduction, Register, Standing, migrations};
 use souk_persistence::databases::prepare;
 use souk_persistence::embedded::{Embedded, EmbeddedSettings};
 use souk_persistence::migrate::migrate_by;
@@ -78,10 +78,13 @@ async fn a_shard_has_one_owner_and_whoever_was_buried_begins_anew() {
     );
 
     // A lease that is renewed in time goes on; one that is not ends, by the database's clock.
-    assert!(one.renew(first.incarnation, SHORT, 0, 0).await.expect("renews").is_some());
+    assert!(one.renew(first.incarnation, SHORT, Standing::default()).await.expect("renews").is_some());
     tokio::time::sleep(SHORT + Duration::from_millis(50)).await;
     assert_eq!(two.take(second.incarnation, &[0, 2]).await.expect("takes"), 2, "what the buried one had");
-    assert!(one.renew(first.incarnation, SHORT, 0, 0).await.expect("is told").is_none(), "it was buried");
+    assert!(
+        one.renew(first.incarnation, SHORT, Standing::default()).await.expect("is told").is_none(),
+        "it was buried"
+    );
     let epoch = overview(&mut two).await.owner(0).epoch;
     assert_eq!(
         one.give(first.incarnation, &[0], None, LATER).await.expect("is told"),
@@ -90,6 +93,10 @@ async fn a_shard_has_one_owner_and_whoever_was_buried_begins_anew() {
     );
 
     one.join(&first, LONG).await.expect("joins anew");
+    one.take(first.incarnation, &[4]).await.expect("takes");
+    one.join(&first, LONG).await.expect("comes late");
+    assert_eq!(overview(&mut one).await.shards_of(first.incarnation), [4], "it had joined by another call");
+    one.give(first.incarnation, &[4], None, LATER).await.expect("gives");
     let map = overview(&mut one).await;
     assert_eq!(map.shards_of(first.incarnation), Vec::<u16>::new());
     assert_eq!(map.owner(0).epoch, epoch);
@@ -115,6 +122,15 @@ async fn shards_are_given_to_who_can_take_them_or_to_nobody() {
     assert!(map.version > version);
     let now = overview(&mut register).await.now_us;
     assert_eq!(register.give(giver, &[2], taker, now).await.expect("is told"), 0, "it comes too late");
+    assert!(register.settle(now).await.expect("is told"), "and never will");
+    assert!(!register.settle(LATER).await.expect("is told"), "it may yet come");
+
+    // One that cannot serve says so, and no longer when it can.
+    for is_stuck in [true, false] {
+        let standing = Standing { is_stuck, ..Standing::default() };
+        let map = register.renew(giver, LONG, standing).await.expect("renews").expect("is a member");
+        assert_eq!(map.node(giver).expect("is there").is_stuck, is_stuck);
+    }
     // To one that drains nothing is given, nor to one that is gone.
     assert_eq!(register.drain("node-2", true).await.expect("drains"), 1);
     register.give(giver, &[2], taker, LATER).await.expect("gives");

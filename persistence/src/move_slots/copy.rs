@@ -80,8 +80,8 @@ on conflict (stream) do update set
   updated_at = excluded.updated_at, view = excluded.view, snapshot = excluded.snapshot
 where x.version <= excluded.version";
 
-/// Whatever is thought, what is held here is not removed. Guard and history go together: with the one left and the other gone, whoever copies this database's rows back would
-/// take them for complete.
+/// Whatever is thought, what is held here is not removed. Guard and history go together: with the one left and the
+/// other gone, whoever copies this database's rows back would take them for complete.
 const REMOVE: &str = "
 with gone as (
   delete from entity where stream = any($1) and not exists (

@@ -54,6 +54,23 @@ async fn cut_off(urls: &DatabaseUrls, order: &Move) {
     }
 }
 
+/// What is said to the old database may be heard late: a pause that was called off ends with nothing given away.
+#[tokio::test]
+async fn slots_are_not_given_away_once_their_pause_was_called_off() {
+    let postgres = Postgres::start().await;
+    let urls = products(&postgres, &["products_a", "products_b"]);
+    let node = open(&urls).await.expect("opens");
+    let give = "select give(0::smallint, 9::smallint, 9, gen_random_uuid(), (select ends from was))";
+    let pause = "create table was as select pause(0::smallint, 9::smallint, '1 minute') as ends";
+    postgres.sql("products_a", pause).await;
+    postgres.sql("products_a", "select go_on()").await;
+    assert!(!postgres.sql("products_a", give).await[0].get::<bool, _>(0), "it was called off");
+    postgres.sql("products_a", "update was set ends = pause(0::smallint, 9::smallint, '1 minute')").await;
+    assert!(postgres.sql("products_a", give).await[0].get::<bool, _>(0));
+    assert!(!postgres.sql("products_a", give).await[0].get::<bool, _>(0), "it was heard before");
+    drop(node);
+}
+
 /// Streams in slots of their own, some of them in what is moved.
 fn numbers() -> impl Iterator<Item = u128> {
     (0..30).map(|index| (index << 12) + 500 + 50 * index)
