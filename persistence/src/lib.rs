@@ -14,6 +14,7 @@ pub mod mutant;
 pub mod partitioned;
 pub mod postgres;
 pub mod provider;
+pub mod relay;
 pub mod sandbox;
 pub mod slots;
 mod statement;

@@ -87,6 +87,7 @@ with gone as (
   delete from journal j using (
     select j.stream, j.version from journal j join entity e using (stream)
     where j.kind = any($1) and j.version < (e.snapshot ->> 'version')::int
+      and j.xid < coalesce((select min(xid) from cursor), 9223372036854775807)
     limit $2) past
   where j.stream = past.stream and j.version = past.version
   returning j.stream)

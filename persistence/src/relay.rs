@@ -1,0 +1,237 @@
+//! The relay: carries what the journal of one database says to a consumer outside, in the order in which it was
+//! committed, at least once.
+//!
+//! The journal is the outbox. [`outbox`] reads it behind a cursor that only moves forward, and only rows older than
+//! every running transaction: none can appear before one that was read. What a row tells is a pure function of its
+//! stream, so what is told twice is told alike. The cursor moves when everything is delivered; a crash in between tells
+//! it again.
+
+mod outbox;
+mod pace;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::chance;
+use crate::journal::StoredRow;
+use pace::Pace;
+
+pub use outbox::{Outbox, OutboxError, OutboxRow, Page, Position, Standing};
+
+/// Between two looks while nothing is told.
+const AGAIN_FIRST: Duration = Duration::from_millis(100);
+const AGAIN_LAST: Duration = Duration::from_secs(5);
+/// Between two looks at whether this node is the one that tells.
+const ASIDE: Duration = Duration::from_millis(500);
+/// Behind by more, it is said that it catches up.
+const BEHIND: Duration = Duration::from_secs(5);
+
+/// Something to tell, as a broker takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Where it goes.
+    pub topic: String,
+    /// Messages of one key stay in order.
+    pub key: Vec<u8>,
+    /// Names and values.
+    pub headers: Vec<(&'static str, String)>,
+    /// What it says.
+    pub body: Vec<u8>,
+    /// When it happened, in milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// It cannot be told now; the same may be told again.
+#[derive(Debug, thiserror::Error)]
+#[error("it cannot be told now")]
+pub struct Undelivered(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// Takes messages for good: a broker, or what stands for one in a test.
+pub trait Publisher: Send + Sync + 'static {
+    /// Resolves when all are delivered for good; those of one key in their order. If not all are, any of them may be.
+    fn publish(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<(), Undelivered>>;
+}
+
+/// How rows are put into words.
+#[derive(Clone)]
+pub struct Tongue {
+    /// Of these kinds there is something to tell.
+    pub kinds: Vec<i16>,
+    /// Of these kinds what a row tells depends on the rows before it.
+    pub remembers: Vec<i16>,
+    /// Puts into words what the rows of a stream of a kind tell that are behind a version. Where rows before them are
+    /// needed, all of the stream is given.
+    pub tell: Arc<dyn Fn(i16, Uuid, &[StoredRow], i32) -> Told + Send + Sync>,
+}
+
+/// What rows tell, or why they cannot be read.
+pub type Told = Result<Vec<Message>, Box<dyn std::error::Error + Send + Sync>>;
+
+impl fmt::Debug for Tongue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tongue").field("kinds", &self.kinds).finish_non_exhaustive()
+    }
+}
+
+/// How a relay goes about it.
+#[derive(Clone, Copy, Debug)]
+pub struct RelaySettings {
+    /// Between two looks where there was nothing more to read.
+    pub interval: Duration,
+    /// The most rows at once.
+    pub page: i64,
+    /// The most rows in a second, however many there are to tell.
+    pub rows_per_second: u32,
+}
+
+/// Why a relay does not go on.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error("the journal cannot be read")]
+    Outbox(#[from] OutboxError),
+    #[error("a row cannot be put into words")]
+    Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Undelivered(#[from] Undelivered),
+    /// It was loaded from a dump of another server.
+    #[error(
+        "the cursor is ahead of every transaction of the server, as after loading a dump of another one: \
+         `souk relay reset` tells everything again"
+    )]
+    Ahead,
+}
+
+/// Tells a consumer what one database's journal says, as long as this is polled.
+pub struct Relay {
+    outbox: Outbox,
+    tongue: Tongue,
+    publisher: Arc<dyn Publisher>,
+    settings: RelaySettings,
+    /// Of several nodes one tells.
+    is_mine: Box<dyn Fn() -> bool + Send + Sync>,
+    pace: Pace,
+    catches_up: bool,
+}
+
+impl Relay {
+    /// Over an outbox. `is_mine`: whether this node is to do it now; if two think so, both tell.
+    pub fn new(
+        outbox: Outbox,
+        tongue: Tongue,
+        publisher: Arc<dyn Publisher>,
+        settings: RelaySettings,
+        is_mine: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let pace = Pace::new(settings.rows_per_second, Instant::now());
+        let is_mine = Box::new(is_mine);
+        Self { outbox, tongue, publisher, settings, is_mine, pace, catches_up: false }
+    }
+
+    /// Goes on for ever. Dropped, it leaves its cursor where it is.
+    pub async fn run(mut self) {
+        let mut again = AGAIN_FIRST;
+        loop {
+            if !(self.is_mine)() {
+                self.outbox.close();
+                tokio::time::sleep(ASIDE).await;
+                continue;
+            }
+            match self.round().await {
+                Ok(rows) => {
+                    again = AGAIN_FIRST;
+                    self.says_that_it_stands(false);
+                    let is_all = rows < usize::try_from(self.settings.page).unwrap_or(usize::MAX);
+                    let pause = self.pace.pause(rows, Instant::now());
+                    tokio::time::sleep(if is_all { pause.max(self.settings.interval) } else { pause }).await;
+                }
+                Err(stop) => {
+                    let (db, error) = (self.outbox.name(), &stop as &dyn std::error::Error);
+                    tracing::warn!(db, error, "the relay waits");
+                    self.says_that_it_stands(true);
+                    let chance: f64 = chance::draw();
+                    tokio::time::sleep(again.mul_f64(0.5 + chance / 2.0)).await;
+                    again = (again * 2).min(AGAIN_LAST);
+                }
+            }
+        }
+    }
+
+    /// Tells a page: how many rows it was.
+    async fn round(&mut self) -> Result<usize, Stop> {
+        let page = self.outbox.read(&self.tongue.kinds, self.settings.page).await?;
+        self.measure(&page.standing);
+        if page.standing.is_ahead {
+            return Err(Stop::Ahead);
+        }
+        let Some(last) = page.rows.last().map(|row| row.position) else { return Ok(0) };
+        let messages = self.words(&page).await?;
+        let (rows, count) = (page.rows.len(), messages.len());
+        if count > 0 {
+            self.publisher.publish(messages).await?;
+        }
+        // Somebody else has told it too, and further: the next page begins there.
+        if !self.outbox.advance(page.cursor, last).await? {
+            tracing::info!(db = self.outbox.name(), "another node tells the same");
+        }
+        let db = self.outbox.name().to_owned();
+        metrics::counter!("souk_relay_rows_total", "db" => db.clone()).increment(rows as u64);
+        metrics::counter!("souk_relay_messages_total", "db" => db).increment(count as u64);
+        Ok(rows)
+    }
+
+    /// What a page tells, stream by stream.
+    async fn words(&mut self, page: &Page) -> Result<Vec<Message>, Stop> {
+        let mut streams: BTreeMap<(i16, Uuid), Vec<StoredRow>> = BTreeMap::new();
+        for row in &page.rows {
+            let Position { stream, version, .. } = row.position;
+            if let Some(events) = row.events.clone() {
+                let row_of = StoredRow { version, at: row.at, events };
+                streams.entry((row.kind, stream)).or_default().push(row_of);
+            }
+        }
+        let lacking = streams.iter().filter_map(|((kind, stream), rows)| {
+            let first = rows.iter().map(|row| row.version).min()?;
+            (first > 1 && self.tongue.remembers.contains(kind)).then_some((*stream, first))
+        });
+        let lacking: Vec<_> = lacking.collect();
+        let mut before: HashMap<Uuid, Vec<StoredRow>> = HashMap::new();
+        for (stream, row) in self.outbox.before(&lacking).await? {
+            before.entry(stream).or_default().push(row);
+        }
+        let mut messages = Vec::new();
+        for ((kind, stream), mut rows) in streams {
+            let after = rows.iter().map(|row| row.version).min().unwrap_or(1) - 1;
+            rows.extend(before.remove(&stream).unwrap_or_default());
+            rows.sort_unstable_by_key(|row| row.version);
+            messages.extend((self.tongue.tell)(kind, stream, &rows, after).map_err(Stop::Unreadable)?);
+        }
+        Ok(messages)
+    }
+
+    fn measure(&mut self, standing: &Standing) {
+        let Standing { lag, held, .. } = *standing;
+        let db = self.outbox.name().to_owned();
+        metrics::gauge!("souk_relay_lag_seconds", "db" => db.clone()).set(lag.as_secs_f64());
+        metrics::gauge!("souk_relay_held_seconds", "db" => db.clone()).set(held.as_secs_f64());
+        let was_behind = std::mem::replace(&mut self.catches_up, lag > BEHIND);
+        match (was_behind, self.catches_up) {
+            (false, true) => {
+                let rows_per_second = self.settings.rows_per_second;
+                tracing::info!(db, behind = ?lag, rows_per_second, "the relay catches up, no faster than this");
+            }
+            (true, false) => tracing::info!(db, "the relay has caught up"),
+            (false, false) | (true, true) => {}
+        }
+    }
+
+    fn says_that_it_stands(&self, stands: bool) {
+        let db = self.outbox.name().to_owned();
+        metrics::gauge!("souk_relay_stopped", "db" => db).set(f64::from(u8::from(stands)));
+    }
+}
