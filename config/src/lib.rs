@@ -1,9 +1,10 @@
 //! Every setting, its default and its reason.
 //!
 //! Default < file (`--config`, else `souk.toml` where Souk is started) < environment
-//! (`SOUK__SECTION__KEY`) < flag. A key that is not known is an error: a typing error must not become a
-//! default.
+//! (`SOUK__SECTION__KEY`, or `SOUK__SECTION__KEY_FILE`, which names a file that holds the value) < flag. A key
+//! that is not known is an error: a typing error must not become a default.
 
+mod files;
 mod secret;
 mod urls;
 
@@ -404,6 +405,22 @@ pub enum SettingsError {
     /// Not readable, not TOML, an unknown key, a value of the wrong type.
     #[error("settings cannot be read: {0}")]
     Unreadable(#[from] config::ConfigError),
+    /// The file that a variable names cannot be read.
+    #[error("{name}_FILE names {}, which cannot be read: {error}", path.display())]
+    File {
+        /// The variable that would hold the value itself.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// Which of the two values holds?
+    #[error("{name} and {name}_FILE are both set")]
+    Twice {
+        /// The variable.
+        name: String,
+    },
     /// A value that makes no sense.
     #[error("{key} must be {must}")]
     Invalid {
@@ -425,7 +442,7 @@ impl Settings {
             Some(file) => File::from(file).format(FileFormat::Toml).required(true),
             None => File::from(Path::new(FILE)).format(FileFormat::Toml).required(false),
         };
-        let variables = environment.into_iter().filter(|(name, _)| name.starts_with("SOUK__")).collect();
+        let variables = files::read(environment)?;
         let environment =
             Environment::with_prefix("SOUK").prefix_separator("__").separator("__").source(Some(variables));
         let mut settings: Self =

@@ -31,7 +31,8 @@ Examples:
   souk cluster status                         nodes and shards of the cluster on that server
   souk bench                                  how fast it is here, beside hand-written SQL
 
-Settings: default < souk.toml or --config FILE < environment (SOUK__SECTION__KEY) < flag.
+Settings: default < souk.toml or --config FILE < environment (SOUK__SECTION__KEY, or
+SOUK__SECTION__KEY_FILE, a file that holds the value) < flag.
 Exit codes: 0 ended as asked, 1 failed or a law is broken, 2 wrong usage or settings."
 )]
 struct Cli {
