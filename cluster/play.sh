@@ -77,11 +77,11 @@ done
 
 for number in 1 2 3; do node "$number"; done
 
-sed -e "s/@PORT@/$port/" config/haproxy.cfg >"$data/haproxy.cfg"
+printf 'listen souk\n    bind 127.0.0.1:%d\n' "$port" >"$data/haproxy.cfg"
 for number in 1 2 3 4; do
     echo "    server node-$number 127.0.0.1:$((port + number))" >>"$data/haproxy.cfg"
 done
-setsid "$haproxy" -f "$data/haproxy.cfg" >>"$data/balancer.log" 2>&1 &
+setsid "$haproxy" -f config/haproxy.cfg -f "$data/haproxy.cfg" >>"$data/balancer.log" 2>&1 &
 echo $! >"$data/balancer.pid"
 
 until curl -fs "http://127.0.0.1:$port/readyz" >/dev/null 2>&1; do
