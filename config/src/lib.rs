@@ -4,6 +4,7 @@
 //! (`SOUK__SECTION__KEY`, or `SOUK__SECTION__KEY_FILE`, which names a file that holds the value) < flag. A key
 //! that is not known is an error: a typing error must not become a default.
 
+mod cluster;
 mod files;
 mod secret;
 mod urls;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use config::{Config, Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
+pub use cluster::{Cluster, Role};
 pub use secret::{Secret, SecretUrl};
 pub use urls::SecretUrls;
 
@@ -212,66 +214,6 @@ impl Default for Actors {
     }
 }
 
-/// Other nodes: they share the databases and act as one shop.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Cluster {
-    /// Where to listen for other nodes. None: this node is alone, and has the databases for itself.
-    pub listen: Option<SocketAddr>,
-    /// What other nodes connect to, `host:port`. None: `listen`.
-    pub advertise: Option<String>,
-    /// Where clients reach this node, for those who look at the cluster. None: where it listens.
-    pub http: Option<String>,
-    /// This node's name through all its starts: it decides which shards fall to it. None: what it advertises.
-    pub name: Option<String>,
-    /// `both`, `gateway` (takes requests, has no shards) or `worker` (has shards, takes no requests).
-    pub role: Role,
-    /// What nodes know each other by, 32 bytes or more, the same on all of them. Tokens are sealed with a key
-    /// that is made from it, unless token.key is set.
-    pub cookie: Option<Secret>,
-    /// How long a node keeps its shards that says nothing: what it had serves again a moment later.
-    pub lease_ms: u64,
-    /// How many parts the shop has when a cluster is made; never changed afterwards.
-    pub shards: u16,
-    /// This node's certificate chain, its key, and who signs those of all nodes: PEM files. With them both ends
-    /// of every link show a certificate, and what crosses is encrypted.
-    pub tls_certificate: Option<PathBuf>,
-    /// See above.
-    pub tls_key: Option<PathBuf>,
-    /// See above.
-    pub tls_authority: Option<PathBuf>,
-}
-
-impl Default for Cluster {
-    fn default() -> Self {
-        Self {
-            listen: None,
-            advertise: None,
-            http: None,
-            name: None,
-            role: Role::Both,
-            cookie: None,
-            lease_ms: 10_000,
-            shards: 64,
-            tls_certificate: None,
-            tls_key: None,
-            tls_authority: None,
-        }
-    }
-}
-
-/// What a node of a cluster does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Takes requests and has no shards.
-    Gateway,
-    /// Has shards and takes no requests of clients.
-    Worker,
-    /// Both.
-    Both,
-}
-
 /// Operators.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -459,14 +401,7 @@ impl Settings {
         let is_key = |key: &Secret| {
             key.reveal().len() == 64 && key.reveal().bytes().all(|byte| byte.is_ascii_hexdigit())
         };
-        let is_clustered = cluster.listen.is_some();
-        let is_long = |secret: &Option<Secret>, least: usize| {
-            secret.as_ref().is_none_or(|secret| secret.reveal().len() >= least)
-        };
-        let certificates = [&cluster.tls_certificate, &cluster.tls_key, &cluster.tls_authority];
-        let has_name = |name: &Option<String>| {
-            name.as_ref().is_none_or(|name| (1..=100).contains(&name.len()) && name.is_ascii())
-        };
+        let is_long = |secret: &Secret| secret.reveal().len() >= 16;
         let checks = [
             ("token.key", "64 hexadecimal digits", token.key.as_ref().is_none_or(is_key)),
             ("token.access_ttl_s", "1 to 86400", (1..=86_400).contains(&token.access_ttl_s)),
@@ -501,32 +436,17 @@ impl Settings {
             ("actors.settle_max", "at least 1", actors.settle_max >= 1),
             ("actors.sweep_interval_ms", "at least 100", actors.sweep_interval_ms >= 100),
             (
-                "cluster.cookie",
-                "at least 32 bytes where cluster.listen is set",
-                (!is_clustered || cluster.cookie.is_some()) && is_long(&cluster.cookie, 32),
-            ),
-            (
                 "database.url",
                 "set where cluster.listen is: nodes share a server",
-                !is_clustered || !database.is_embedded(),
+                cluster.listen.is_none() || !database.is_embedded(),
             ),
-            ("cluster.lease_ms", "1000 to 600000", (1_000..=600_000).contains(&cluster.lease_ms)),
-            ("cluster.shards", "1 to 4096", (1..=4_096).contains(&cluster.shards)),
-            ("cluster.name", "1 to 100 ASCII characters", has_name(&cluster.name)),
-            ("cluster.advertise", "host:port", has_name(&cluster.advertise)),
-            (
-                "cluster.tls_certificate",
-                "set with cluster.tls_key and cluster.tls_authority, or none of them",
-                certificates.iter().all(|file| file.is_some())
-                    || certificates.iter().all(|file| file.is_none()),
-            ),
-            ("admin.token", "at least 16 bytes", is_long(&admin.token, 16)),
+            ("admin.token", "at least 16 bytes", admin.token.as_ref().is_none_or(is_long)),
             ("password.concurrency", "1 to 64", (1..=64).contains(&password.concurrency)),
             ("runtime.worker_threads", "0 to 1024", runtime.worker_threads <= 1_024),
         ];
         let counted = |(key, urls): (_, &SecretUrls)| (key, "at most 64 URLs", urls.len() <= DATABASES_MAX);
         let counts = database.service_urls().map(counted);
-        match checks.into_iter().chain(counts).find(|(_, _, holds)| !holds) {
+        match cluster.checks().into_iter().chain(checks).chain(counts).find(|(_, _, holds)| !holds) {
             Some((key, must, _)) => Err(SettingsError::Invalid { key, must }),
             None => Ok(()),
         }
