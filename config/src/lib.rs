@@ -6,6 +6,7 @@
 
 mod cluster;
 mod files;
+mod kafka;
 mod secret;
 mod urls;
 
@@ -17,6 +18,7 @@ use config::{Config, Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
 pub use cluster::{Cluster, Role};
+pub use kafka::{Kafka, SaslMechanism, Security};
 pub use secret::{Secret, SecretUrl};
 pub use urls::SecretUrls;
 
@@ -39,6 +41,8 @@ pub struct Settings {
     pub actors: Actors,
     /// Other nodes.
     pub cluster: Cluster,
+    /// Kafka.
+    pub kafka: Kafka,
     /// Operators.
     pub admin: Admin,
     /// Access and refresh tokens.
@@ -63,6 +67,7 @@ impl Default for Settings {
             database: Database::default(),
             actors: Actors::default(),
             cluster: Cluster::default(),
+            kafka: Kafka::default(),
             admin: Admin::default(),
             token: Token::default(),
             password: Password::default(),
@@ -396,7 +401,7 @@ impl Settings {
     }
 
     fn validate(&self) -> Result<(), SettingsError> {
-        let Self { gateway, database, actors, cluster, admin, token, password, runtime, .. } = self;
+        let Self { gateway, database, actors, cluster, kafka, admin, token, password, runtime, .. } = self;
         let is_currency = |code: &str| code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_uppercase());
         let is_key = |key: &Secret| {
             key.reveal().len() == 64 && key.reveal().bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -446,7 +451,14 @@ impl Settings {
         ];
         let counted = |(key, urls): (_, &SecretUrls)| (key, "at most 64 URLs", urls.len() <= DATABASES_MAX);
         let counts = database.service_urls().map(counted);
-        match cluster.checks().into_iter().chain(checks).chain(counts).find(|(_, _, holds)| !holds) {
+        match cluster
+            .checks()
+            .into_iter()
+            .chain(kafka.checks())
+            .chain(checks)
+            .chain(counts)
+            .find(|(_, _, holds)| !holds)
+        {
             Some((key, must, _)) => Err(SettingsError::Invalid { key, must }),
             None => Ok(()),
         }

@@ -7,6 +7,7 @@ pub mod chance;
 pub mod databases;
 pub mod embedded;
 pub mod journal;
+pub mod kafka;
 pub mod memory;
 pub mod migrate;
 pub mod move_slots;

@@ -1,0 +1,172 @@
+//! Kafka: what the shop says to the world, and what it is told.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Secret;
+
+/// Kafka.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kafka {
+    /// Brokers to begin with, `host:port,host:port`. None: nothing is said and nothing heard.
+    pub brokers: Option<String>,
+    /// How brokers are spoken with.
+    pub security: Security,
+    /// How Souk shows who it is, with `sasl_plaintext` and `sasl_tls`.
+    pub sasl_mechanism: SaslMechanism,
+    /// As whom.
+    pub username: Option<String>,
+    /// See above.
+    pub password: Option<Secret>,
+    /// Who signs the brokers' certificates, a PEM file. None: whom the system trusts.
+    pub tls_authority: Option<PathBuf>,
+    /// This side's certificate chain, a PEM file, where brokers want one.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its key.
+    pub tls_key: Option<PathBuf>,
+    /// Before the name of every topic and of the consumer group: several shops may share brokers.
+    pub prefix: String,
+    /// How many partitions a topic has that Souk makes.
+    pub partitions: i32,
+    /// How many copies of it there are; 0: what brokers do by default.
+    pub replication: i32,
+    /// How often the journals are read for news where there was none: what a record is late at least.
+    pub relay_interval_ms: u64,
+    /// The most rows of a database that are told in a second: what is caught up with must not starve purchases.
+    pub relay_rows_per_second: u32,
+    /// Topics of what Souk is told that are believed whoever wrote the record, `purchase,reply`: only where nobody but
+    /// friends can write. On the others a record must be signed.
+    pub trusted: String,
+    /// Who may write, by the `ce_source` of their records: the key of their signatures, 32 bytes or more.
+    pub signers: BTreeMap<String, Secret>,
+    /// The most records at once whose effect is awaited.
+    pub consumer_in_flight: usize,
+    /// A consumer that is behind and has heard nothing for so long is made anew.
+    pub consumer_silence_ms: u64,
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Self {
+            brokers: None,
+            security: Security::Plaintext,
+            sasl_mechanism: SaslMechanism::ScramSha512,
+            username: None,
+            password: None,
+            tls_authority: None,
+            tls_certificate: None,
+            tls_key: None,
+            prefix: String::new(),
+            partitions: 10,
+            replication: 0,
+            relay_interval_ms: 50,
+            relay_rows_per_second: 20_000,
+            trusted: String::new(),
+            signers: BTreeMap::new(),
+            consumer_in_flight: 512,
+            consumer_silence_ms: 30_000,
+        }
+    }
+}
+
+impl Kafka {
+    /// The names of trusted topics.
+    pub fn trusted_topics(&self) -> impl Iterator<Item = &str> {
+        self.trusted.split(',').map(str::trim).filter(|topic| !topic.is_empty())
+    }
+
+    /// Keys, what they must be, and whether they are.
+    pub(crate) fn checks(&self) -> [(&'static str, &'static str, bool); 9] {
+        let uses_sasl = matches!(self.security, Security::SaslPlaintext | Security::SaslTls);
+        let is_name = |name: &str| {
+            name.len() <= 100 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        };
+        [
+            (
+                "kafka.username",
+                "set with kafka.password where kafka.security is sasl_plaintext or sasl_tls",
+                !uses_sasl || (self.username.is_some() && self.password.is_some()),
+            ),
+            (
+                "kafka.tls_certificate",
+                "set with kafka.tls_key, or neither",
+                self.tls_certificate.is_some() == self.tls_key.is_some(),
+            ),
+            ("kafka.prefix", "at most 100 of A-Z a-z 0-9 . _ -", is_name(&self.prefix)),
+            ("kafka.partitions", "1 to 1000", (1..=1_000).contains(&self.partitions)),
+            ("kafka.replication", "0 to 15", (0..=15).contains(&self.replication)),
+            (
+                "kafka.relay_rows_per_second",
+                "100 to 1000000",
+                (100..=1_000_000).contains(&self.relay_rows_per_second),
+            ),
+            (
+                "kafka.trusted",
+                "of purchase and reply, with commas",
+                self.trusted_topics().all(|topic| ["purchase", "reply"].contains(&topic)),
+            ),
+            (
+                "kafka.signers",
+                "keys of at least 32 bytes",
+                self.signers.values().all(|key| key.reveal().len() >= 32),
+            ),
+            ("kafka.consumer_in_flight", "1 to 10000", (1..=10_000).contains(&self.consumer_in_flight)),
+        ]
+    }
+}
+
+/// How brokers are spoken with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Security {
+    /// In the open.
+    Plaintext,
+    /// Encrypted.
+    Tls,
+    /// In the open, with a name and a password.
+    SaslPlaintext,
+    /// Encrypted, with a name and a password.
+    SaslTls,
+}
+
+/// How a name and a password are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each is the mechanism of its name")]
+pub enum SaslMechanism {
+    #[serde(rename = "PLAIN")]
+    Plain,
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broken(kafka: &Kafka) -> Vec<&'static str> {
+        kafka.checks().iter().filter(|(_, _, holds)| !holds).map(|(key, _, _)| *key).collect()
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        assert!(broken(&Kafka::default()).is_empty());
+        let sasl =
+            Kafka { security: Security::SaslTls, username: Some("souk".to_owned()), ..Kafka::default() };
+        assert_eq!(broken(&sasl), ["kafka.username"]);
+        let trusting = Kafka { trusted: "purchase, orders".to_owned(), ..Kafka::default() };
+        assert_eq!(broken(&trusting), ["kafka.trusted"]);
+        let signers = [("shopfront".to_owned(), Secret::from("short".to_owned()))].into();
+        assert_eq!(broken(&Kafka { signers, ..Kafka::default() }), ["kafka.signers"]);
+    }
+
+    #[test]
+    fn topics_are_listed_with_commas() {
+        let kafka = Kafka { trusted: " purchase,reply ,".to_owned(), ..Kafka::default() };
+        assert_eq!(kafka.trusted_topics().collect::<Vec<_>>(), ["purchase", "reply"]);
+    }
+}
