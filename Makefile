@@ -3,7 +3,7 @@
 DATA ?= data
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: run cluster test check bench demo packages clean
+.PHONY: run cluster services services-stop test check bench demo packages clean
 
 run: packages
 	cargo build --release --locked --bin souk
@@ -16,6 +16,20 @@ cluster:
 	.ci/packages haproxy
 	cargo build --release --locked --bin souk
 	exec env DATA=$(CLUSTER_DATA) PORT=$(lastword $(subst :, ,$(LISTEN))) cluster/play.sh
+
+# Kafka on loopback: one broker, and three that replicate. They run until services-stop; what they hold stays.
+SERVICES ?= services
+
+services:
+	.ci/packages java mvn
+	@one=$$(tests/services/kafka.sh $(SERVICES)/kafka start 1) && \
+	three=$$(tests/services/kafka.sh $(SERVICES)/kafka-three start 3) && \
+	printf '%s\n' "One broker, and three; make services-stop stops them:" \
+	    "  SOUK__KAFKA__BROKERS=$$one souk serve" "  SOUK__KAFKA__BROKERS=$$three souk serve"
+
+services-stop:
+	tests/services/kafka.sh $(SERVICES)/kafka stop
+	tests/services/kafka.sh $(SERVICES)/kafka-three stop
 
 test: packages check
 	.ci/packages faketime || echo "without faketime, the test of a wrong clock is skipped" >&2
