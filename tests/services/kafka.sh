@@ -160,6 +160,10 @@ log.segment.bytes=67108864
 log.cleaner.dedupe.buffer.size=8388608
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
+controller.quorum.fetch.timeout.ms=1000
+controller.quorum.election.timeout.ms=500
+controller.quorum.election.backoff.max.ms=250
+controller.quorum.request.timeout.ms=1000
 END
         [ $# -eq 0 ] || printf '%s\n' "$@" >>"$dir/server.properties"
         if [ ! -s "$dir/data/meta.properties" ]; then
