@@ -205,19 +205,32 @@ await() {
     done
 }
 
+signal() {
+    local number pid
+    for number in "${@:2}"; do
+        ! pid=$(pid "$number") || kill "$1" "$pid" 2>/dev/null || true
+    done
+}
+
 stop() {
-    local number pid deadline=$((SECONDS + 20))
-    for number; do
-        # One that is stopped, as by SIGSTOP, would never end without the second signal.
-        ! pid=$(pid "$number") || { kill -TERM "$pid" && kill -CONT "$pid"; } || true
-    done
-    for number; do
-        while pid=$(pid "$number"); do
-            [ "$SECONDS" -lt "$deadline" ] || kill -KILL "$pid" || true
-            sleep 0.1
+    local number left busy deadline=$((SECONDS + 20))
+    signal -TERM "$@"
+    # One that is stopped, as by SIGSTOP, would never end.
+    signal -CONT "$@"
+    while :; do
+        left=() busy=""
+        for number; do
+            pid "$number" >/dev/null || continue
+            left+=("$number")
+            # Kafka's mark that all data is closed, which the next start takes away.
+            [ -e "$folder/$number/data/.kafka_cleanshutdown" ] || busy=yes
         done
-        rm -f "$folder/$number/pid"
+        [ ${#left[@]} -gt 0 ] || break
+        # With their data closed they only wait for a quorum to leave, the last one for five seconds and in vain.
+        [ -n "$busy" ] && [ "$SECONDS" -lt "$deadline" ] || signal -KILL "${left[@]}"
+        sleep 0.1
     done
+    for number; do rm -f "$folder/$number/pid"; done
 }
 
 started=()
