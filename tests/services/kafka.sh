@@ -2,14 +2,16 @@
 # A real Apache Kafka on loopback, without containers: one broker, or three that replicate. All of it is in FOLDER.
 #
 #   kafka.sh FOLDER install                                     copies Kafka's jars from Maven Central, once
-#   kafka.sh FOLDER start [1|3] [KEY=VALUE ...]                 prints the brokers' addresses when they are ready
+#   kafka.sh FOLDER start [1|3] [--secure] [KEY=VALUE ...]      prints the brokers' addresses when they are ready
 #   kafka.sh FOLDER start-broker NUMBER [--wait]                starts one that was stopped or killed
 #   kafka.sh FOLDER kill-broker NUMBER                          kill -9
 #   kafka.sh FOLDER status                                      the addresses, and which brokers are up
 #   kafka.sh FOLDER stop                                        stops them; their data and ports stay for the next start
 #
 # What a start does not say is as it was at the last one. KEY=VALUE goes into every server.properties, and counts for
-# the brokers that this start starts. The jars go to SOUK_SERVICES_CACHE (target/services).
+# the brokers that this start starts. --secure, at the first start, adds a listener with TLS and SASL (SCRAM-SHA-512 or
+# PLAIN, user souk): FOLDER/secure has its address, password and ca.pem. The jars go to SOUK_SERVICES_CACHE
+# (target/services).
 #
 # Ends with 2 where it is called wrongly, with 3 where Kafka cannot be had: no Java 17, no Maven, no Maven Central.
 set -euo pipefail
@@ -118,10 +120,33 @@ known() (
         awk '{ for (i = 0; i < $8; i++) print $(12 + i * 21) }' | sort
 )
 
+# A password, and a certificate for loopback that an authority made for it has signed.
+secure() {
+    local dir=$folder/secure
+    local key=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes)
+    [ -s "$dir/password" ] || od -An -N24 -tx1 /dev/urandom | tr -d ' \n' >"$dir/password"
+    if [ ! -s "$dir/server.pem" ]; then
+        command -v openssl >/dev/null 2>&1 || die 3 "TLS needs openssl"
+        {
+            openssl req -x509 "${key[@]}" -days 3650 -subj "/CN=Kafka's authority" \
+                -addext keyUsage=critical,keyCertSign,cRLSign -keyout "$dir/ca.key" -out "$dir/ca.pem"
+            openssl req "${key[@]}" -subj /CN=127.0.0.1 -keyout "$dir/server.key" -out "$dir/server.csr"
+            printf '%s\n' subjectAltName=IP:127.0.0.1,DNS:localhost extendedKeyUsage=serverAuth >"$dir/server.ext"
+            openssl x509 -req -in "$dir/server.csr" -CA "$dir/ca.pem" -CAkey "$dir/ca.key" -CAcreateserial -days 3650 \
+                -extfile "$dir/server.ext" -out "$dir/server.crt"
+        } 2>"$dir/log" || die 1 "no certificate: $(tail -n1 "$dir/log")"
+        cat "$dir/server.key" "$dir/server.crt" >"$dir/server.pem"
+        rm "$dir"/server.{key,csr,ext,crt} "$dir"/ca.{key,srl} "$dir/log"
+    fi
+    # Users of SCRAM are in the metadata, which begins with what the formatting has put there.
+    [ -s "$dir/bootstrap.checkpoint" ] ||
+        format "$dir" "$kafka/lib" --add-scram "SCRAM-SHA-512=[name=souk,password=$(cat "$dir/password")]"
+}
+
 prepare() {
-    local count=$1 number voters="" isr=1
+    local count=$1 number voters="" isr=1 checkpoint=$kafka/bootstrap.checkpoint
+    local login=org.apache.kafka.common.security password
     shift
-    umask 077
     echo "$count" >"$folder/brokers"
     [ "$count" -eq 1 ] || isr=2
     [ -s "$folder/id" ] || uuid >"$folder/id"
@@ -129,19 +154,27 @@ prepare() {
         mkdir -p "$folder/$number/data"
         voters=$voters,$number@127.0.0.1:$(port "$folder/$number/controller-port")
         port "$folder/$number/port" >/dev/null
+        [ ! -d "$folder/secure" ] || port "$folder/$number/secure-port" >/dev/null
     done
+    if [ -d "$folder/secure" ]; then
+        secure
+        checkpoint=$folder/secure/bootstrap.checkpoint
+        addresses secure-port >"$folder/secure/address"
+        password=$(cat "$folder/secure/password")
+    fi
     for number in $(numbers); do
-        local dir=$folder/$number client
-        client=PLAINTEXT://127.0.0.1:$(cat "$dir/port")
+        local dir=$folder/$number listeners
+        listeners=PLAINTEXT://127.0.0.1:$(cat "$dir/port")
+        [ ! -s "$dir/secure-port" ] || listeners=$listeners,SECURE://127.0.0.1:$(cat "$dir/secure-port")
         cat >"$dir/server.properties" <<END
 process.roles=broker,controller
 node.id=$number
 controller.quorum.voters=${voters#,}
-listeners=$client,CONTROLLER://127.0.0.1:$(cat "$dir/controller-port")
-advertised.listeners=$client
+listeners=$listeners,CONTROLLER://127.0.0.1:$(cat "$dir/controller-port")
+advertised.listeners=$listeners
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL
 log.dirs=$dir/data
 num.partitions=3
 default.replication.factor=$count
@@ -165,9 +198,16 @@ controller.quorum.election.timeout.ms=500
 controller.quorum.election.backoff.max.ms=250
 controller.quorum.request.timeout.ms=1000
 END
+        [ ! -d "$folder/secure" ] || cat >>"$dir/server.properties" <<END
+listener.name.secure.ssl.keystore.type=PEM
+listener.name.secure.ssl.keystore.location=$folder/secure/server.pem
+listener.name.secure.sasl.enabled.mechanisms=SCRAM-SHA-512,PLAIN
+listener.name.secure.scram-sha-512.sasl.jaas.config=$login.scram.ScramLoginModule required;
+listener.name.secure.plain.sasl.jaas.config=$login.plain.PlainLoginModule required user_souk="$password";
+END
         [ $# -eq 0 ] || printf '%s\n' "$@" >>"$dir/server.properties"
         if [ ! -s "$dir/data/meta.properties" ]; then
-            cp "$kafka/bootstrap.checkpoint" "$dir/data/"
+            cp "$checkpoint" "$dir/data/bootstrap.checkpoint"
             printf '%s\n' version=1 "cluster.id=$(cat "$folder/id")" "node.id=$number" "directory.id=$(uuid)" \
                 >"$dir/meta.properties"
             mv "$dir/meta.properties" "$dir/data/"
@@ -244,10 +284,11 @@ lock() { exec 9>"$folder/lock"; flock 9; }
 unlock() { exec 9>&-; }
 
 start() {
-    local count="" extra=() number
+    local count="" extra=() number had secure=""
     while [ $# -gt 0 ]; do
         case $1 in
         1 | 3) count=$1 ;;
+        --secure) secure=yes ;;
         *[!=]*=*) extra+=("$1") ;;
         *) usage ;;
         esac
@@ -255,10 +296,14 @@ start() {
     done
     install
     lock
-    local had
+    umask 077
     had=$(cat "$folder/brokers" 2>/dev/null || true)
     count=${count:-${had:-1}}
     [ "${had:-$count}" -eq "$count" ] || die 2 "$folder has $had brokers, not $count"
+    if [ -n "$secure" ]; then
+        [ -z "$had" ] || [ -d "$folder/secure" ] || die 2 "$folder was made without --secure"
+        mkdir -p "$folder/secure"
+    fi
     if [ ${#extra[@]} -gt 0 ]; then
         printf '%s\n' "${extra[@]}" >"$folder/extra"
     elif [ -s "$folder/extra" ]; then
