@@ -27,7 +27,7 @@ pub struct Record {
     pub id: String,
     /// When what it tells happened.
     pub at: Timestamp,
-    /// The trace of whoever began it, as the middle two parts of a W3C `traceparent`; `None`: it has none.
+    /// The W3C `traceparent` of whoever began it; `None`: nobody said.
     pub trace: Option<String>,
     /// JSON.
     pub body: String,

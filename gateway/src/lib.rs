@@ -25,6 +25,8 @@ pub mod tokens;
 
 pub mod bench;
 
+pub mod bridge;
+
 pub mod docs;
 pub mod layers;
 pub mod membership;

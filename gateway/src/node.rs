@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::app::{App, Ingredients, known_products, router};
+use crate::bridge::Bridge;
 use crate::membership;
 use crate::passwords::Passwords;
 use crate::server::{ServerLimits, serve};
@@ -43,6 +44,7 @@ pub struct Node {
     databases: Arc<Databases>,
     cluster: Option<Arc<Cluster>>,
     app: App,
+    bridge: Option<Bridge>,
     listener: TcpListener,
     settings: Settings,
     drain: watch::Sender<bool>,
@@ -80,7 +82,8 @@ impl Node {
         let address = listener.local_addr().context("ask for the address")?;
         match over(&settings, embedded.as_ref(), address, metrics).await {
             Ok(Opened { databases, cluster, app, drain }) => {
-                Ok(Self { embedded, databases, cluster, app, listener, settings, drain })
+                let bridge = Bridge::start(&settings.kafka, &databases, &app);
+                Ok(Self { embedded, databases, cluster, app, bridge, listener, settings, drain })
             }
             Err(error) => {
                 // Nobody is left who would stop it.
@@ -106,7 +109,7 @@ impl Node {
     /// ready, no new purchases, requests end, shards go to other nodes, purchases end or are left to the next
     /// start, rows are durable, the embedded database stops.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Ended> {
-        let Self { embedded, databases, cluster, app, listener, settings, drain } = self;
+        let Self { embedded, databases, cluster, app, bridge, listener, settings, drain } = self;
         let (mut lost, mut failed) = (databases.is_lost(), app.shop().has_failed());
         let drain_max = millis(settings.shutdown.drain_ms);
         let limits = ServerLimits {
@@ -138,6 +141,10 @@ impl Node {
         }
         // It may read the databases.
         drop(cluster);
+        // What happened last is told now rather than by the next start.
+        if let Some(bridge) = bridge {
+            bridge.stop().await;
+        }
         drop(databases);
         if let Some(embedded) = embedded {
             embedded.stop().await;

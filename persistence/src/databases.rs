@@ -173,10 +173,18 @@ pub struct Databases {
     pub product: Arc<dyn Journal>,
     pub order: Arc<dyn Journal>,
     pub payment: Arc<dyn Journal>,
-    partitioned: Vec<Arc<PartitionedJournal>>,
+    served: Vec<Served>,
     /// Ended, and the locks given back, when this is dropped.
     _keepers: JoinSet<()>,
     is_lost: watch::Receiver<bool>,
+}
+
+/// A service's databases, and what makes several look like one.
+#[derive(Debug)]
+struct Served {
+    service: Service,
+    places: Vec<Place>,
+    partitioned: Option<Arc<PartitionedJournal>>,
 }
 
 impl Databases {
@@ -185,7 +193,7 @@ impl Databases {
         let (lose, is_lost) = watch::channel(false);
         // If a later database fails, the locks of the earlier ones go with it.
         let mut keepers = JoinSet::new();
-        let (mut journals, mut partitioned) = (Vec::new(), Vec::new());
+        let (mut journals, mut served) = (Vec::new(), Vec::new());
         let mut known = HashMap::new();
         for service in Service::ALL {
             let places = places(urls, service)?;
@@ -203,22 +211,38 @@ impl Databases {
             let open = |place: &Place| -> Arc<dyn Journal> {
                 PostgresJournal::open(&place.name, place.options.clone(), pool_size)
             };
-            let (journal, parts) = journal(service, places, table, open);
+            let (journal, partitioned) = journal(service, &places, table, open);
             journals.push(journal);
-            partitioned.extend(parts);
+            served.push(Served { service, places, partitioned });
         }
         let [account, product, order, payment] =
             journals.try_into().expect("there are four services, each with a journal");
-        Ok(Self { account, product, order, payment, partitioned, _keepers: keepers, is_lost })
+        Ok(Self { account, product, order, payment, served, _keepers: keepers, is_lost })
     }
 
     /// Reads again which database of a service holds which slots, and goes by that from now on. A node that
     /// was told not to write some slots does this before it writes them again.
     pub async fn reload(&self) -> Result<(), DatabasesError> {
-        for journal in &self.partitioned {
+        for journal in self.served.iter().filter_map(|served| served.partitioned.as_ref()) {
             journal.reload().await?;
         }
         Ok(())
+    }
+
+    /// The databases of a service, each with what tells the lowest slot that it holds now; none where it holds nothing.
+    pub fn places(&self, service: Service) -> Vec<(Place, impl Fn() -> Option<i16> + Send + Sync + 'static)> {
+        let of = self.served.iter().filter(move |served| served.service == service);
+        of.flat_map(|Served { places, partitioned, .. }| {
+            places.iter().enumerate().map(|(index, place)| {
+                let partitioned = partitioned.clone();
+                let lowest = move || match &partitioned {
+                    Some(journal) => journal.table().lowest(index),
+                    None => Some(0),
+                };
+                (place.clone(), lowest)
+            })
+        })
+        .collect()
     }
 
     /// Turns true when somebody else has taken a database: this node must stop.
@@ -230,15 +254,15 @@ impl Databases {
 /// One database is the journal itself; several are made to look like one.
 fn journal(
     service: Service,
-    places: Vec<Place>,
+    places: &[Place],
     table: SlotTable,
     open: impl Fn(&Place) -> Arc<dyn Journal>,
 ) -> (Arc<dyn Journal>, Option<Arc<PartitionedJournal>>) {
-    if let [sole] = places.as_slice() {
+    if let [sole] = places {
         return (open(sole), None);
     }
     let journals = places.iter().map(open).collect();
-    let journal = PartitionedJournal::over(journals, table, Spread::of(service, places));
+    let journal = PartitionedJournal::over(journals, table, Spread::of(service, places.to_vec()));
     (journal.clone(), Some(journal))
 }
 
@@ -308,7 +332,7 @@ impl ReadOnly {
             let open = |place: &Place| -> Arc<dyn Journal> {
                 PostgresJournal::open_read_only(&place.name, place.options.clone())
             };
-            journals.push(journal(service, places, table, open).0);
+            journals.push(journal(service, &places, table, open).0);
         }
         let [account, product, order, payment] =
             journals.try_into().expect("there are four services, each with a journal");

@@ -29,6 +29,8 @@ const AGAIN_FIRST: Duration = Duration::from_millis(100);
 const AGAIN_LAST: Duration = Duration::from_secs(5);
 /// Between two looks at whether this node is the one that tells.
 const ASIDE: Duration = Duration::from_millis(500);
+/// While it waits to be delivered, what it is behind by is shown so often.
+const LAG_SHOWN: Duration = Duration::from_secs(1);
 /// Behind by more, it is said that it catches up.
 const BEHIND: Duration = Duration::from_secs(5);
 
@@ -54,7 +56,8 @@ pub struct Undelivered(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
 /// Takes messages for good: a broker, or what stands for one in a test.
 pub trait Publisher: Send + Sync + 'static {
-    /// Resolves when all are delivered for good; those of one key in their order. If not all are, any of them may be.
+    /// Resolves when all are delivered for good, those of one key in their order; however long that takes. Dropped
+    /// before, or where it fails, some of them may be, and no other is from then on.
     fn publish(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<(), Undelivered>>;
 }
 
@@ -151,8 +154,7 @@ impl Relay {
                     tokio::time::sleep(if is_all { pause.max(self.settings.interval) } else { pause }).await;
                 }
                 Err(stop) => {
-                    let (db, error) = (self.outbox.name(), &stop as &dyn std::error::Error);
-                    tracing::warn!(db, error, "the relay waits");
+                    self.report(&stop);
                     self.says_that_it_stands(true);
                     let chance: f64 = chance::draw();
                     tokio::time::sleep(again.mul_f64(0.5 + chance / 2.0)).await;
@@ -173,7 +175,7 @@ impl Relay {
         let messages = self.words(&page).await?;
         let (rows, count) = (page.rows.len(), messages.len());
         if count > 0 {
-            self.publisher.publish(messages).await?;
+            self.publish(messages, page.standing.lag).await?;
         }
         // Somebody else has told it too, and further: the next page begins there.
         if !self.outbox.advance(page.cursor, last).await? {
@@ -183,6 +185,24 @@ impl Relay {
         metrics::counter!("souk_relay_rows_total", "db" => db.clone()).increment(rows as u64);
         metrics::counter!("souk_relay_messages_total", "db" => db).increment(count as u64);
         Ok(rows)
+    }
+
+    /// While nobody takes it, what it is behind by grows, and is seen to.
+    async fn publish(&self, messages: Vec<Message>, lag: Duration) -> Result<(), Undelivered> {
+        let begun = Instant::now();
+        let mut publishing = self.publisher.publish(messages);
+        loop {
+            match tokio::time::timeout(LAG_SHOWN, &mut publishing).await {
+                Ok(published) => return published,
+                Err(_elapsed) if (self.is_mine)() => self.show_lag(lag + begun.elapsed()),
+                Err(elapsed) => return Err(Undelivered(elapsed.into())),
+            }
+        }
+    }
+
+    fn show_lag(&self, lag: Duration) {
+        let db = self.outbox.name().to_owned();
+        metrics::gauge!("souk_relay_lag_seconds", "db" => db).set(lag.as_secs_f64());
     }
 
     /// What a page tells, stream by stream.
@@ -216,8 +236,8 @@ impl Relay {
 
     fn measure(&mut self, standing: &Standing) {
         let Standing { lag, held, .. } = *standing;
+        self.show_lag(lag);
         let db = self.outbox.name().to_owned();
-        metrics::gauge!("souk_relay_lag_seconds", "db" => db.clone()).set(lag.as_secs_f64());
         metrics::gauge!("souk_relay_held_seconds", "db" => db.clone()).set(held.as_secs_f64());
         let was_behind = std::mem::replace(&mut self.catches_up, lag > BEHIND);
         match (was_behind, self.catches_up) {
@@ -228,6 +248,10 @@ impl Relay {
             (true, false) => tracing::info!(db, "the relay has caught up"),
             (false, false) | (true, true) => {}
         }
+    }
+
+    fn report(&self, stop: &Stop) {
+        tracing::warn!(db = self.outbox.name(), error = stop as &dyn std::error::Error, "the relay waits");
     }
 
     fn says_that_it_stands(&self, stands: bool) {

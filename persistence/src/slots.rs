@@ -85,6 +85,11 @@ impl SlotTable {
         })
     }
 
+    /// The lowest slot that a database holds.
+    pub fn lowest(&self, holder: usize) -> Option<i16> {
+        (0..SLOTS).find(|slot| self.holder(*slot) == holder)
+    }
+
     /// Who holds a slot.
     pub fn holder(&self, slot: i16) -> usize {
         usize::try_from(slot).ok().and_then(|slot| self.holders.get(slot)).copied().unwrap_or_default()

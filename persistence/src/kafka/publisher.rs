@@ -6,16 +6,16 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rdkafka::ClientContext;
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
 use tokio::sync::Notify;
 
 use super::Brokers;
 use crate::relay::{Message, Publisher, Undelivered};
 
-/// A message that is not delivered within this time is not: whoever gave it gives it again.
-const DELIVERED_WITHIN: &str = "30000";
 /// Between two looks at a full queue.
 const ROOM_AGAIN: Duration = Duration::from_millis(5);
 
@@ -53,7 +53,15 @@ impl Batch {
 
 struct Deliveries;
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match facility {
+            // That a setting is experimental need not be said at each start.
+            "CONFWARN" => tracing::debug!(message, "librdkafka"),
+            _ => DefaultClientContext.log(level, facility, message),
+        }
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = Arc<Batch>;
@@ -93,7 +101,8 @@ impl KafkaPublisher {
             .set("acks", "all")
             .set("compression.type", "lz4")
             .set("linger.ms", "5")
-            .set("message.timeout.ms", DELIVERED_WITHIN)
+            // For ever: one that was given up would leave a gap before those behind it.
+            .set("message.timeout.ms", "0")
             .set("queue.buffering.max.messages", "100000")
             .set("queue.buffering.max.kbytes", "65536")
             // As the Java client has it: whoever writes to the same topics finds the same partitions.
@@ -104,26 +113,46 @@ impl KafkaPublisher {
         Ok(client)
     }
 
-    /// Whoever publishes next has a client of its own time. This one is dropped where nobody waits for it.
-    fn abandon(&self, client: Arc<Client>) {
+    /// What this client still has is not delivered any more, and whoever publishes next has another. It is dropped where
+    /// nobody waits for it.
+    fn abandon(&self, client: &Arc<Client>) {
         let mut current = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &client)) {
-            let current = current.take();
-            std::thread::spawn(move || drop((current, client)));
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, client))
+            && let Some(current) = current.take()
+        {
+            std::thread::spawn(move || {
+                current.purge(PurgeConfig::default().queue().inflight());
+                drop(current);
+            });
         }
     }
 
     async fn deliver(&self, messages: Vec<Message>) -> Result<(), KafkaError> {
         let client = self.client().await?;
         let batch = Arc::new(Batch { state: Mutex::new((messages.len(), None)), changed: Notify::new() });
+        let mut given = Given { to: self, client: &client, is_delivered: false };
         for message in &messages {
             send(&client, message, &batch).await?;
         }
-        let delivered = batch.all().await;
-        if delivered.is_err() && client.client().fatal_error().is_some() {
-            self.abandon(client);
+        batch.all().await?;
+        given.is_delivered = true;
+        Ok(())
+    }
+}
+
+/// Messages that a client was given. If they are not all delivered, or nobody waits for that any more, none of them may be
+/// delivered later: they are given again.
+struct Given<'a> {
+    to: &'a KafkaPublisher,
+    client: &'a Arc<Client>,
+    is_delivered: bool,
+}
+
+impl Drop for Given<'_> {
+    fn drop(&mut self) {
+        if !self.is_delivered {
+            self.to.abandon(self.client);
         }
-        delivered
     }
 }
 
