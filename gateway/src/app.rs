@@ -24,6 +24,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
+use crate::bridge::queue::Queue;
 use crate::layers::{RequestLimits, layers};
 use crate::params::Page;
 use crate::passwords::{Passwords, PasswordsError};
@@ -60,6 +61,7 @@ struct Inner {
     metrics: PrometheusHandle,
     draining: watch::Receiver<bool>,
     cluster: Option<Arc<Cluster>>,
+    dead_letters: Option<Queue>,
 }
 
 /// What an [`App`] is made of.
@@ -94,7 +96,9 @@ impl App {
             draining,
             cluster,
         } = parts;
+        let dead_letters = Queue::new(&settings.kafka);
         Self(Arc::new(Inner {
+            dead_letters,
             shop,
             clock,
             tokens,
@@ -190,6 +194,11 @@ impl App {
     /// The node's part in a cluster; `None`: it is alone.
     pub fn cluster(&self) -> Option<&Cluster> {
         self.0.cluster.as_deref()
+    }
+
+    /// What could not be processed; `None`: there is no Kafka.
+    pub fn dead_letters(&self) -> Option<&Queue> {
+        self.0.dead_letters.as_ref()
     }
 
     /// Tells when the node goes away.

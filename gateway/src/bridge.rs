@@ -1,5 +1,14 @@
-//! The bridge to Kafka: what the journals say goes out ([`souk_persistence::relay`]), as the settings say.
+//! The bridge to Kafka, as the settings say: what the journals say goes out ([`souk_persistence::relay`]), and what Souk is
+//! told comes in ([`inbox`]).
 
+pub mod dead_letters;
+mod inbox;
+pub mod operate;
+mod purchase;
+pub mod queue;
+pub mod trust;
+
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,31 +20,48 @@ use souk_actors::tenant::Tenant;
 use souk_config::{Kafka, SaslMechanism, Security, millis};
 use souk_persistence::databases::Databases;
 use souk_persistence::journal::StoredRow;
-use souk_persistence::kafka::{Brokers, KafkaPublisher, NewTopic, Sasl, make_topics};
+use souk_persistence::kafka::{
+    Brokers, ConsumerSettings, KafkaConsumer, KafkaPublisher, NewTopic, Sasl, make_topics,
+};
 use souk_persistence::migrate::Service;
 use souk_persistence::relay::{Message, Outbox, Publisher, Relay, RelaySettings, Told, Tongue};
 use souk_proto::topic::Topic;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use self::trust::Trust;
 use crate::app::App;
 
 /// The consumer's name beside its cursor.
 pub const CONSUMER: &str = "kafka";
+/// Whose journals are told.
+const SERVICES: [Service; 2] = [Service::Order, Service::Account];
 /// The most rows that are told at once.
 const PAGE: i64 = 1_000;
 const AGAIN_FIRST: Duration = Duration::from_millis(500);
 const AGAIN_LAST: Duration = Duration::from_secs(10);
 /// What cannot be processed is kept for so long, in milliseconds: 90 days.
 const DEAD_LETTERS_KEPT: &str = "7776000000";
+/// The consumer group, behind the prefix of the configuration.
+const GROUP: &str = "souk";
+/// Records under way get so long to have their effect when the node ends.
+const READING_MAX: Duration = Duration::from_secs(6);
 /// What happened last is told within this time, or by the next start.
 const STOP_MAX: Duration = Duration::from_secs(2);
 
 /// The node's part in Kafka. Dropped, it ends.
 pub struct Bridge {
-    tasks: JoinSet<()>,
+    reading: Reading,
+    relays: JoinSet<()>,
     interval: Duration,
+}
+
+/// What Souk is told is read until this is stopped.
+pub struct Reading {
+    stop: watch::Sender<bool>,
+    task: JoinSet<()>,
 }
 
 impl Bridge {
@@ -43,38 +69,86 @@ impl Bridge {
     pub fn start(settings: &Kafka, databases: &Databases, app: &App) -> Option<Self> {
         let brokers = brokers(settings)?;
         let publisher: Arc<dyn Publisher> = Arc::new(KafkaPublisher::new(brokers.clone()));
-        let topics = topics(settings);
         let interval = millis(settings.relay_interval_ms);
-        let relays: Vec<_> = [Service::Order, Service::Account]
+        let pace = RelaySettings { interval, page: PAGE, rows_per_second: settings.relay_rows_per_second };
+        let each: Vec<_> = SERVICES
             .into_iter()
             .flat_map(|service| databases.places(service))
             .map(|(place, lowest)| {
                 let tenant = app.shop().tenant().clone();
-                let pace =
-                    RelaySettings { interval, page: PAGE, rows_per_second: settings.relay_rows_per_second };
-                let outbox = Outbox::open(&place, CONSUMER);
-                let tongue = tongue(settings.prefix.clone());
-                let is_mine = move || is_mine(&tenant, lowest());
-                Relay::new(outbox, tongue, Arc::clone(&publisher), pace, is_mine)
+                let (outbox, tongue) = (Outbox::open(&place, CONSUMER), tongue(settings.prefix.clone()));
+                Relay::new(outbox, tongue, Arc::clone(&publisher), pace, move || is_mine(&tenant, lowest()))
             })
             .collect();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
+        let topics = topics(settings);
+        let (made, are_made) = watch::channel(false);
+        let reading = Reading::start(settings, brokers.clone(), app, publisher, are_made);
+        let mut relays = JoinSet::new();
+        relays.spawn(async move {
             make_until_made(&brokers, &topics).await;
-            join_all(relays.into_iter().map(Relay::run)).await;
+            made.send_replace(true);
+            join_all(each.into_iter().map(Relay::run)).await;
         });
-        Some(Self { tasks, interval })
+        Some(Self { reading, relays, interval })
+    }
+
+    /// Reads no more: what is under way has its effect, or is read by another node.
+    pub async fn stop_reading(&mut self) {
+        self.reading.stop.send_replace(true);
+        let ended = async { while self.reading.task.join_next().await.is_some() {} };
+        if timeout(READING_MAX, ended).await.is_err() {
+            tracing::warn!("records are still under way: another node reads them again");
+            self.reading.task.abort_all();
+        }
     }
 
     /// Gives what happened last a moment to be told, and ends.
     pub async fn stop(mut self) {
         // Every row is durable by now; one look finds them, and one more delivers.
         tokio::time::sleep((self.interval * 3).min(STOP_MAX)).await;
-        self.tasks.abort_all();
-        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        self.relays.abort_all();
+        let ended = async { while self.relays.join_next().await.is_some() {} };
         if timeout(STOP_MAX, ended).await.is_err() {
             tracing::warn!("the bridge to Kafka does not end");
         }
+    }
+}
+
+impl Reading {
+    fn start(
+        settings: &Kafka,
+        brokers: Brokers,
+        app: &App,
+        publisher: Arc<dyn Publisher>,
+        mut are_made: watch::Receiver<bool>,
+    ) -> Self {
+        let prefix = settings.prefix.clone();
+        let wanted = ConsumerSettings {
+            brokers,
+            group: format!("{prefix}{GROUP}"),
+            topics: inbox::TOPICS.map(|topic| format!("{prefix}{}", topic.name())).into(),
+            in_flight_max: settings.consumer_in_flight,
+            silence: millis(settings.consumer_silence_ms),
+        };
+        let handler = inbox::handler(app.clone(), prefix, Trust::new(settings), publisher);
+        let (stop, mut stopped) = watch::channel(false);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let can_begin = tokio::select! {
+                made = are_made.wait_for(|made| *made) => made.is_ok(),
+                _ = stopped.wait_for(|stopped| *stopped) => false,
+            };
+            if !can_begin {
+                return;
+            }
+            let consumer = KafkaConsumer::start(wanted, handler);
+            // An error: the bridge is gone.
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+            if !consumer.stop(READING_MAX).await {
+                tracing::warn!("the Kafka consumer does not end");
+            }
+        });
+        Self { stop, task }
     }
 }
 
@@ -159,7 +233,7 @@ fn tongue(prefix: String) -> Tongue {
 /// A record as an event: CloudEvents, Kafka protocol binding 1.0.2, binary mode.
 fn message(prefix: &str, kind: Kind, record: Record) -> Message {
     let Record { topic, key, version: _, id, at, trace, body } = record;
-    let headers = vec![
+    let headers = [
         ("ce_specversion", "1.0".to_owned()),
         ("ce_id", id),
         ("ce_source", format!("/souk/{}", kind.name())),
@@ -172,7 +246,7 @@ fn message(prefix: &str, kind: Kind, record: Record) -> Message {
     Message {
         topic: format!("{prefix}{}", topic.name()),
         key: key.to_string().into_bytes(),
-        headers,
+        headers: headers.map(|(name, value)| (Cow::Borrowed(name), value.into_bytes())).into(),
         body: body.into_bytes(),
         at_ms: at.micros().div_euclid(1_000),
     }
@@ -206,11 +280,11 @@ mod tests {
         assert_eq!(message.key, Uuid::from_u128(7).to_string().into_bytes());
         assert_eq!(message.at_ms, 1_764_000_000_123);
         let header =
-            |name| message.headers.iter().find(|(key, _)| *key == name).expect("is there").1.as_str();
-        assert_eq!(header("ce_id"), "7/2/0/CREATE_ORDER/SUCCESS");
-        assert_eq!(header("ce_type"), "souk.shop.v1.PurchaseResult");
-        assert_eq!(header("ce_time"), "2025-11-24T16:00:00.123456Z");
-        assert_eq!(header("traceparent"), "00-00000000000000000000000000000007-0000000000000007-00");
+            |name| message.headers.iter().find(|(key, _)| *key == name).expect("is there").1.as_slice();
+        assert_eq!(header("ce_id"), b"7/2/0/CREATE_ORDER/SUCCESS");
+        assert_eq!(header("ce_type"), b"souk.shop.v1.PurchaseResult");
+        assert_eq!(header("ce_time"), b"2025-11-24T16:00:00.123456Z");
+        assert_eq!(header("traceparent"), b"00-00000000000000000000000000000007-0000000000000007-00");
     }
 
     #[test]

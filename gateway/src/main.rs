@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use souk_config::{Overrides, Settings};
+use souk_gateway::bridge::operate::{DeadLetters, Relays};
 use souk_gateway::node::Node;
-use souk_gateway::{operate, telemetry, verify};
+use souk_gateway::{bridge, operate, telemetry, verify};
 use souk_persistence::embedded::{Embedded, EmbeddedSettings};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +30,7 @@ Examples:
   souk verify                                 whether every law holds in what is stored
   souk config                                 every setting, as it is in force
   souk cluster status                         nodes and shards of the cluster on that server
+  souk dlq list                               records of Kafka that could not be processed, and why
   souk bench                                  how fast it is here, beside hand-written SQL
 
 Settings: default < souk.toml or --config FILE < environment (SOUK__SECTION__KEY, or
@@ -77,6 +79,24 @@ enum Command {
         #[command(flatten)]
         settings: SettingsFlags,
     },
+    /// Shows records of Kafka that could not be processed, and puts them back.
+    ///
+    /// It speaks with the brokers that the settings name, so it works whichever nodes are up.
+    Dlq {
+        #[command(subcommand)]
+        verb: DeadLetters,
+        #[command(flatten)]
+        settings: SettingsFlags,
+    },
+    /// Shows how far Kafka has been told what happened, and has it told again.
+    ///
+    /// It speaks with the databases, so it works whether nodes are up or not.
+    Relay {
+        #[command(subcommand)]
+        verb: Relays,
+        #[command(flatten)]
+        settings: SettingsFlags,
+    },
     /// Runs the PostgreSQL server that `souk serve` would start for itself, for several nodes to share.
     ///
     /// Prints its URL, and stops it on SIGTERM or Ctrl-C.
@@ -122,6 +142,8 @@ enum Task {
     Serve,
     Verify { json: bool },
     Cluster(operate::Verb),
+    DeadLetters(DeadLetters),
+    Relay(Relays),
     Postgres,
     ShowSettings,
 }
@@ -136,6 +158,8 @@ fn main() -> ExitCode {
         Command::Config { settings } => (settings.load(None), Task::ShowSettings),
         Command::Verify { json, settings } => (settings.load(None), Task::Verify { json }),
         Command::Cluster { verb, settings } => (settings.load(None), Task::Cluster(verb)),
+        Command::Dlq { verb, settings } => (settings.load(None), Task::DeadLetters(verb)),
+        Command::Relay { verb, settings } => (settings.load(None), Task::Relay(verb)),
         Command::Postgres { settings } => (settings.load(None), Task::Postgres),
         Command::Serve { listen, settings } => (settings.load(listen), Task::Serve),
     };
@@ -153,7 +177,13 @@ fn main() -> ExitCode {
         }
         Task::Serve => serve(settings).map(|()| ExitCode::SUCCESS),
         Task::Verify { json } => check(&settings, json),
-        Task::Cluster(verb) => cluster(&settings, verb),
+        Task::Cluster(verb) => {
+            until_interrupted(&settings, async |settings| operate::operate(settings, verb).await)
+        }
+        Task::DeadLetters(verb) => {
+            until_interrupted(&settings, async |settings| bridge::operate::dead_letters(settings, verb).await)
+        }
+        Task::Relay(verb) => relay(&settings, verb),
         Task::Postgres => postgres(&settings),
     })
 }
@@ -213,13 +243,27 @@ fn check(settings: &Settings, json: bool) -> Result<ExitCode> {
     })
 }
 
-fn cluster(settings: &Settings, verb: operate::Verb) -> Result<ExitCode> {
+fn until_interrupted(
+    settings: &Settings,
+    task: impl AsyncFnOnce(&Settings) -> Result<()>,
+) -> Result<ExitCode> {
     runtime(settings)?.block_on(async {
         let mut next = signals()?;
         tokio::select! {
-            done = operate::operate(settings, verb) => done.map(|()| ExitCode::SUCCESS),
+            done = task(settings) => done.map(|()| ExitCode::SUCCESS),
             () = next() => anyhow::bail!("interrupted"),
         }
+    })
+}
+
+fn relay(settings: &Settings, verb: Relays) -> Result<ExitCode> {
+    runtime(settings)?.block_on(async {
+        let mut next = signals()?;
+        let done = verify::visit(settings, next(), async |urls| bridge::operate::relays(&urls, verb).await);
+        if done.await?.is_none() {
+            println!("There is nothing to tell: no shop was ever opened there.");
+        }
+        Ok(ExitCode::SUCCESS)
     })
 }
 

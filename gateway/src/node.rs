@@ -109,7 +109,7 @@ impl Node {
     /// ready, no new purchases, requests end, shards go to other nodes, purchases end or are left to the next
     /// start, rows are durable, the embedded database stops.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Ended> {
-        let Self { embedded, databases, cluster, app, bridge, listener, settings, drain } = self;
+        let Self { embedded, databases, cluster, app, mut bridge, listener, settings, drain } = self;
         let (mut lost, mut failed) = (databases.is_lost(), app.shop().has_failed());
         let drain_max = millis(settings.shutdown.drain_ms);
         let limits = ServerLimits {
@@ -128,7 +128,12 @@ impl Node {
             };
             tracing::info!("draining");
             drain.send_replace(true);
-            tokio::time::sleep(GRACE).await;
+            let reading = async {
+                if let Some(bridge) = &mut bridge {
+                    bridge.stop_reading().await;
+                }
+            };
+            tokio::join!(reading, tokio::time::sleep(GRACE));
             end.send_replace(why);
         };
         serve(listener, router(app.clone()), limits, stopping).await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use souk_cluster::register::Register;
 use souk_config::Settings;
 use souk_persistence::journal::SLOTS;
@@ -189,7 +190,8 @@ async fn drained(register: &mut Register, node: &str) -> Result<ClusterStatus> {
     }
 }
 
-fn show(status: &ClusterStatus, table: fn(&ClusterStatus) -> String) -> Result<()> {
+/// As a table on a terminal, as JSON otherwise.
+pub(crate) fn show<T: Serialize + ?Sized>(status: &T, table: impl Fn(&T) -> String) -> Result<()> {
     let mut out = std::io::stdout();
     let written = match out.is_terminal() {
         true => write!(out, "{}", table(status)),

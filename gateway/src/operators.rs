@@ -1,5 +1,7 @@
 //! What operators see and do: the cluster. `souk cluster` says the same on the command line.
 
+mod dead_letters;
+
 use std::time::Duration;
 
 use axum::Json;
@@ -30,6 +32,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(drain))
         .routes(routes!(undrain))
         .routes(routes!(hold))
+        .merge(dead_letters::routes())
 }
 
 /// Somebody who knows the operators' token.

@@ -245,6 +245,13 @@ impl Problem {
         self
     }
 
+    /// For people: what is wrong, field by field where it is known.
+    pub fn told(&self) -> String {
+        let fields: Vec<_> =
+            self.errors.iter().map(|error| format!("{}: {}", error.pointer, error.detail)).collect();
+        if fields.is_empty() { self.detail.clone() } else { fields.join("; ") }
+    }
+
     /// The stable code.
     pub fn code(&self) -> Code {
         self.code

@@ -54,29 +54,29 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Buy {
+pub(crate) struct Buy {
     /// 1 to 100, one per product.
-    order_items: Vec<BuyItem>,
-    payment: BuyPayment,
+    pub order_items: Vec<BuyItem>,
+    pub payment: BuyPayment,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct BuyItem {
-    product_id: Uuid,
+pub(crate) struct BuyItem {
+    pub product_id: Uuid,
     /// 1 to 1,000,000.
     #[serde(deserialize_with = "integer")]
-    quantity: i64,
+    pub quantity: i64,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct BuyPayment {
+pub(crate) struct BuyPayment {
     /// The products' currency, ISO 4217.
-    currency_code: String,
+    pub currency_code: String,
     /// What is paid with; the sandbox documents its own.
     #[serde(default)]
-    token: Option<String>,
+    pub token: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -207,7 +207,7 @@ fn step(entry: &TrailEntry) -> StepBody {
 }
 
 /// What is wrong with a request to buy, whatever products there are.
-fn valid(body: &Buy) -> Result<(Vec<Item>, Currency), Problem> {
+pub(crate) fn valid(body: &Buy) -> Result<(Vec<Item>, Currency), Problem> {
     let mut wrong = Vec::new();
     let mut violation = |pointer: String, code, detail: String| {
         wrong.push(Violation { pointer, code, detail });
@@ -243,7 +243,11 @@ fn valid(body: &Buy) -> Result<(Vec<Item>, Currency), Problem> {
 }
 
 /// What the door knows to be impossible: a product that is not for sale, or not for this currency.
-async fn impossible(app: &App, items: &[Item], currency: Currency) -> Result<Option<Problem>, Problem> {
+pub(crate) async fn impossible(
+    app: &App,
+    items: &[Item],
+    currency: Currency,
+) -> Result<Option<Problem>, Problem> {
     let known = app.known_products();
     let unknown: Vec<_> =
         items.iter().map(|item| item.product.uuid()).filter(|id| known.get(id).is_none()).collect();

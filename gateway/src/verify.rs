@@ -70,9 +70,19 @@ impl fmt::Display for Verified {
     }
 }
 
-/// Looks at the shop that the settings name, until `interrupted` resolves. An embedded database that does
-/// not run is started for the time of it. `None`: no shop was ever opened there.
+/// Looks at the shop that the settings name, until `interrupted` resolves. `None`: no shop was ever opened there.
 pub async fn verify(settings: &Settings, interrupted: impl Future<Output = ()>) -> Result<Option<Verified>> {
+    let look = async |urls: DatabaseUrls| over(&urls, &books(settings, &urls).await?).await;
+    Ok(visit(settings, interrupted, look).await?.flatten())
+}
+
+/// Does something with the databases that the settings name, until `interrupted` resolves. An embedded server that does
+/// not run is started for the time of it. `None`: there is none to start.
+pub async fn visit<T>(
+    settings: &Settings,
+    interrupted: impl Future<Output = ()>,
+    look: impl AsyncFnOnce(DatabaseUrls) -> Result<T>,
+) -> Result<Option<T>> {
     let visit = match settings.database.is_embedded() {
         true => {
             let binaries = settings.database.binaries.clone();
@@ -85,15 +95,14 @@ pub async fn verify(settings: &Settings, interrupted: impl Future<Output = ()>) 
         false => None,
     };
     let urls = urls(settings, visit.as_ref().map(Visit::url));
-    let look = async { over(&urls, &books(settings, &urls).await?).await };
-    let verified = tokio::select! {
-        verified = look => verified,
+    let looked = tokio::select! {
+        looked = look(urls) => looked,
         () = interrupted => Err(anyhow::anyhow!("interrupted")),
     };
     if let Some(visit) = visit {
         visit.end().await;
     }
-    verified
+    looked.map(Some)
 }
 
 /// The provider's books: of a lone Souk, or of a cluster on the same server. Who looks need not know which.

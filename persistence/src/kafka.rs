@@ -3,7 +3,10 @@
 //! librdkafka has threads of its own and calls that wait; all of them are made on threads where nobody else waits, and
 //! no client is dropped where somebody would wait for it.
 
+mod consumer;
+mod offsets;
 mod publisher;
+mod reader;
 mod topics;
 
 use std::fmt;
@@ -11,8 +14,10 @@ use std::path::PathBuf;
 
 use rdkafka::ClientConfig;
 
+pub use consumer::{ConsumerSettings, Handler, Incoming, KafkaConsumer};
 pub use publisher::KafkaPublisher;
 pub use rdkafka::error::KafkaError;
+pub use reader::{read_back, read_one};
 pub use topics::{NewTopic, TopicsError, make_topics};
 
 /// Where brokers are and how they are spoken with.

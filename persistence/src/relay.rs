@@ -9,6 +9,7 @@
 mod outbox;
 mod pace;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ pub struct Message {
     /// Messages of one key stay in order.
     pub key: Vec<u8>,
     /// Names and values.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(Cow<'static, str>, Vec<u8>)>,
     /// What it says.
     pub body: Vec<u8>,
     /// When it happened, in milliseconds since 1970.

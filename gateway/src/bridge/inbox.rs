@@ -1,0 +1,94 @@
+//! What Souk is told on Kafka, record by record: done for good, or put aside with its cause.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use souk_persistence::kafka::{Handler, Incoming};
+use souk_persistence::relay::Publisher;
+use souk_proto::topic::Topic;
+
+use super::dead_letters::{Cause, letter};
+use super::purchase;
+use super::trust::Trust;
+use crate::app::App;
+
+const AGAIN_FIRST: Duration = Duration::from_millis(100);
+const AGAIN_LAST: Duration = Duration::from_secs(5);
+
+/// The topics that are read.
+pub const TOPICS: [Topic; 1] = [Topic::Purchase];
+
+/// Works upon records for a node.
+pub fn handler(app: App, prefix: String, trust: Trust, publisher: Arc<dyn Publisher>) -> Handler {
+    let inbox = Arc::new(Inbox { app, prefix, trust, publisher });
+    Arc::new(move |record| {
+        let inbox = Arc::clone(&inbox);
+        async move { inbox.hear(record).await }.boxed()
+    })
+}
+
+struct Inbox {
+    app: App,
+    prefix: String,
+    trust: Trust,
+    publisher: Arc<dyn Publisher>,
+}
+
+impl Inbox {
+    async fn hear(&self, record: Incoming) {
+        let topic = record.topic.clone();
+        let outcome = match AssertUnwindSafe(self.work_upon(&record)).catch_unwind().await {
+            Ok(Ok(())) => "done",
+            Ok(Err(cause)) => self.put_aside(&record, &cause).await,
+            Err(_panic) => {
+                let cause = Cause::new("internal", "it could not be handled: see the log".to_owned());
+                self.put_aside(&record, &cause).await
+            }
+        };
+        metrics::counter!("souk_kafka_records_total", "topic" => topic, "outcome" => outcome).increment(1);
+    }
+
+    async fn work_upon(&self, record: &Incoming) -> Result<(), Cause> {
+        let name = record.topic.strip_prefix(self.prefix.as_str()).unwrap_or(&record.topic);
+        match Topic::named(name) {
+            Some(Topic::Purchase) => purchase::start(&self.app, &self.trust, record).await,
+            Some(
+                Topic::Reply
+                | Topic::PurchaseResult
+                | Topic::UpdateProductInventory
+                | Topic::RollbackProductInventory
+                | Topic::CreateOrder
+                | Topic::RollbackOrder
+                | Topic::CreatePayment
+                | Topic::RollbackPayment
+                | Topic::SendRegisterEmail
+                | Topic::DeadLetterQueue,
+            )
+            | None => Err(Cause::new("not_read", format!("nobody reads {name}"))),
+        }
+    }
+
+    /// However long Kafka is away: the record's offset waits for it.
+    async fn put_aside(&self, record: &Incoming, cause: &Cause) -> &'static str {
+        let Incoming { topic, partition, offset, .. } = record;
+        let Cause { code, detail } = cause;
+        tracing::warn!(topic, partition, offset, code, detail, "a record cannot be processed");
+        let mut again = AGAIN_FIRST;
+        loop {
+            let letter = letter(&self.prefix, record, cause, self.app.now());
+            match self.publisher.publish(vec![letter]).await {
+                Ok(()) => return "dead",
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a dead letter cannot be put aside yet"
+                    );
+                }
+            }
+            tokio::time::sleep(again).await;
+            again = (again * 2).min(AGAIN_LAST);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! `souk dlq` and `souk relay`: what could not be processed, and how far Kafka has been told. They speak with Kafka and with
+//! the databases, so they work whichever nodes are up. Tables on a terminal, JSON otherwise.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use souk_config::Settings;
+use souk_persistence::databases::{DatabaseUrls, places};
+use souk_persistence::relay::Outbox;
+
+use super::dead_letters::DeadLetter;
+use super::queue::{LetterId, Queue, letter_id};
+use super::{CONSUMER, SERVICES};
+use crate::bench::text::columns;
+use crate::operate::show;
+
+/// What is asked of the dead letters.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DeadLetters {
+    /// Records that could not be processed, and why.
+    List {
+        /// Those that were put back too
+        #[arg(long)]
+        all: bool,
+    },
+    /// One of them, with its headers and its body.
+    Show {
+        /// Its id, PARTITION/OFFSET
+        #[arg(value_parser = named)]
+        id: LetterId,
+    },
+    /// Puts records back on their topic.
+    Replay(Replay),
+}
+
+/// Which, and how.
+#[derive(Clone, Debug, Args)]
+pub struct Replay {
+    /// Their ids, PARTITION/OFFSET
+    #[arg(value_parser = named, required_unless_present = "all", conflicts_with = "all")]
+    pub ids: Vec<LetterId>,
+    /// Every one that was not put back yet
+    #[arg(long)]
+    pub all: bool,
+    /// Of these, only those with this code
+    #[arg(long, requires = "all")]
+    pub code: Option<String>,
+    /// With what is in this file instead of its body; signed again if its source's key is known
+    #[arg(long, value_name = "FILE", conflicts_with = "all")]
+    pub body: Option<PathBuf>,
+}
+
+/// What is asked of the relays.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum Relays {
+    /// How far each database has been told.
+    Status,
+    /// Has everything told again, from the first row on: records have the ids that they had.
+    Reset,
+}
+
+fn named(id: &str) -> Result<LetterId, String> {
+    letter_id(id).ok_or_else(|| "PARTITION/OFFSET, as `souk dlq list` shows it".to_owned())
+}
+
+/// Does it.
+pub async fn dead_letters(settings: &Settings, verb: DeadLetters) -> Result<()> {
+    let queue = Queue::new(&settings.kafka).context("no brokers are named: set SOUK__KAFKA__BROKERS")?;
+    match verb {
+        DeadLetters::List { all } => show(queue.list(all).await?.as_slice(), table),
+        DeadLetters::Show { id } => {
+            let id = format!("{}/{}", id.0, id.1);
+            let letter = queue.find(&id).await?.with_context(|| format!("there is no dead letter {id}"))?;
+            show(&letter, whole)
+        }
+        DeadLetters::Replay(replay) => {
+            let body = replay
+                .body
+                .map(|path| std::fs::read(&path).with_context(|| format!("read {}", path.display())));
+            let (body, mut ids) = (body.transpose()?, replay.ids);
+            ensure!(body.is_none() || ids.len() == 1, "--body is for one record");
+            if replay.all {
+                let letters = queue.list(false).await?;
+                let wanted = letters
+                    .iter()
+                    .filter(|letter| replay.code.as_ref().is_none_or(|code| *code == letter.code));
+                ids = wanted.filter_map(|letter| letter_id(&letter.id)).collect();
+            }
+            for id in &ids {
+                let is_there = queue.replay(*id, body.clone()).await?;
+                ensure!(is_there, "there is no dead letter {}/{}", id.0, id.1);
+            }
+            println!("{} put back", ids.len());
+            Ok(())
+        }
+    }
+}
+
+fn table(letters: &[DeadLetter]) -> String {
+    let mut rows =
+        vec![["id", "code", "topic", "source", "record", "since", "why"].map(str::to_owned).to_vec()];
+    rows.extend(letters.iter().map(|letter| {
+        let since = letter.replayed_at.as_ref().map(|at| format!("put back {at}"));
+        vec![
+            letter.id.clone(),
+            letter.code.clone(),
+            letter.topic.clone(),
+            letter.source.clone().unwrap_or_default(),
+            letter.record_id.clone().unwrap_or_default(),
+            since.unwrap_or_else(|| letter.at.clone()),
+            letter.detail.clone(),
+        ]
+    }));
+    columns(&rows)
+}
+
+fn whole(letter: &DeadLetter) -> String {
+    let mut text = table(std::slice::from_ref(letter));
+    text.push('\n');
+    for (name, value) in &letter.headers {
+        text.push_str(&format!("{name}: {value}\n"));
+    }
+    text.push_str(&format!("\n{}\n", letter.body));
+    text
+}
+
+/// How far a database has been told.
+#[derive(Debug, Serialize)]
+struct RelayStatus {
+    database: String,
+    /// Seconds since the oldest row that was not told; 0: all were.
+    lag_seconds: f64,
+    /// Seconds since the oldest row that waits for a running transaction.
+    held_seconds: f64,
+    /// The cursor is ahead of the server, as after loading a dump of another one: the relay has stopped.
+    ahead: bool,
+}
+
+/// Does it, over the databases at these URLs.
+pub async fn relays(urls: &DatabaseUrls, verb: Relays) -> Result<()> {
+    let mut all = Vec::new();
+    for service in SERVICES {
+        all.extend(places(urls, service)?);
+    }
+    let mut statuses = Vec::new();
+    for place in &all {
+        let mut outbox = Outbox::open(place, CONSUMER);
+        if let Relays::Reset = verb {
+            outbox.reset().await.with_context(|| format!("reset the cursor of {}", place.name))?;
+        }
+        let read = outbox.read(&[], 1).await.with_context(|| format!("read {}", place.name))?;
+        statuses.push(RelayStatus {
+            database: place.name.clone(),
+            lag_seconds: read.standing.lag.as_secs_f64(),
+            held_seconds: read.standing.held.as_secs_f64(),
+            ahead: read.standing.is_ahead,
+        });
+    }
+    show(statuses.as_slice(), |statuses| {
+        let mut rows = vec![["database", "behind", "held", ""].map(str::to_owned).to_vec()];
+        rows.extend(statuses.iter().map(|status| {
+            vec![
+                status.database.clone(),
+                format!("{:.1} s", status.lag_seconds),
+                format!("{:.1} s", status.held_seconds),
+                if status.ahead { "stopped: souk relay reset" } else { "" }.to_owned(),
+            ]
+        }));
+        columns(&rows)
+    })
+}

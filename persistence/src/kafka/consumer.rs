@@ -1,0 +1,452 @@
+//! Reads from Kafka: a group of consumers, many records at a time, and an offset that passes a record only when that has
+//! had its effect.
+//!
+//! One thread polls and does nothing else that waits. A client that hangs, or hears nothing though there is something, is
+//! left behind and another one made: both happen to librdkafka. It is closed and dropped on a thread where nobody waits
+//! for it.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message as _};
+use rdkafka::{ClientContext, Statistics};
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+
+use super::Brokers;
+use super::offsets::Offsets;
+
+const POLL: Duration = Duration::from_millis(20);
+const AGAIN_FIRST: Duration = Duration::from_secs(1);
+const AGAIN_LAST: Duration = Duration::from_secs(30);
+/// A thread that has not come round for so long hangs.
+const HANGS_AFTER: Duration = Duration::from_secs(60);
+const WATCH_EVERY: Duration = Duration::from_secs(5);
+/// So long records under way may take when it ends.
+const CLOSE_MAX: Duration = Duration::from_secs(4);
+/// The same complaint is not logged again within this time.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
+
+/// A record that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incoming {
+    /// Where it was.
+    pub topic: String,
+    /// See above.
+    pub partition: i32,
+    /// See above.
+    pub offset: i64,
+    /// What it is ordered by.
+    pub key: Option<Vec<u8>>,
+    /// Names and values, in their order.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// What it says.
+    pub body: Vec<u8>,
+}
+
+impl Incoming {
+    /// The last header of a name, as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let header = self.headers.iter().rev().find(|(key, _)| key == name)?;
+        std::str::from_utf8(&header.1).ok()
+    }
+}
+
+impl From<&BorrowedMessage<'_>> for Incoming {
+    fn from(message: &BorrowedMessage<'_>) -> Self {
+        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+        Self {
+            topic: message.topic().to_owned(),
+            partition: message.partition(),
+            offset: message.offset(),
+            key: message.key().map(<[u8]>::to_vec),
+            headers: headers
+                .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
+                .collect(),
+            body: message.payload().unwrap_or_default().to_vec(),
+        }
+    }
+}
+
+/// Works upon a record. Resolves when it has had its effect for good, or has been put aside: then it is not read again.
+pub type Handler = Arc<dyn Fn(Incoming) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// What is read, and how.
+#[derive(Clone, Debug)]
+pub struct ConsumerSettings {
+    /// From whom.
+    pub brokers: Brokers,
+    /// As a member of which group.
+    pub group: String,
+    /// What.
+    pub topics: Vec<String>,
+    /// The most records at once that are worked upon.
+    pub in_flight_max: usize,
+    /// Behind, and nothing heard for so long: it is made anew.
+    pub silence: Duration,
+}
+
+/// Reads as a member of a group until it is stopped.
+pub struct KafkaConsumer {
+    shared: Arc<Shared>,
+    ended: oneshot::Receiver<()>,
+}
+
+struct Shared {
+    settings: ConsumerSettings,
+    handler: Handler,
+    stops: AtomicBool,
+    /// Of several threads the last one reads; one that hung ends when it comes to itself.
+    generation: AtomicU64,
+    /// When its thread last came round, in milliseconds since it was started.
+    beat: AtomicU64,
+    started: Instant,
+    end: Mutex<Option<oneshot::Sender<()>>>,
+    /// Turns true when nobody waits for records under way any more.
+    cancel: watch::Sender<bool>,
+}
+
+impl Shared {
+    fn beat(&self) {
+        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.beat.store(millis, Ordering::Release);
+    }
+
+    fn since_beat(&self) -> Duration {
+        self.started.elapsed().saturating_sub(Duration::from_millis(self.beat.load(Ordering::Acquire)))
+    }
+
+    fn is_current(&self, generation: u64) -> bool {
+        self.generation.load(Ordering::Acquire) == generation
+    }
+}
+
+impl KafkaConsumer {
+    /// Starts to read.
+    pub fn start(settings: ConsumerSettings, handler: Handler) -> Self {
+        let (end, ended) = oneshot::channel();
+        let shared = Arc::new(Shared {
+            settings,
+            handler,
+            stops: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
+            beat: AtomicU64::new(0),
+            started: Instant::now(),
+            end: Mutex::new(Some(end)),
+            cancel: watch::Sender::new(false),
+        });
+        metrics::counter!("souk_kafka_consumer_restarts_total").increment(0);
+        begin(&shared, 0);
+        tokio::spawn(watch_over(Arc::downgrade(&shared)));
+        Self { shared, ended }
+    }
+
+    /// Takes no more records, waits for those under way, tells how far it has come, and leaves the group. `false`: it did
+    /// not within this time, and what it had had is read again by others.
+    pub async fn stop(self, within: Duration) -> bool {
+        self.shared.stops.store(true, Ordering::Release);
+        tokio::time::timeout(within, self.ended).await.is_ok()
+    }
+}
+
+/// Begins a thread that reads.
+fn begin(shared: &Arc<Shared>, generation: u64) {
+    let (shared, runtime) = (Arc::clone(shared), Handle::current());
+    shared.beat();
+    let reader = Arc::clone(&shared);
+    let spawned = std::thread::Builder::new()
+        .name("kafka-consumer".to_owned())
+        .spawn(move || read_for_ever(&reader, generation, &runtime));
+    if let Err(error) = spawned {
+        tracing::error!(%error, "no thread to read from Kafka with");
+    }
+}
+
+/// Begins another thread where one hangs.
+async fn watch_over(shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(WATCH_EVERY).await;
+        let Some(shared) = shared.upgrade().filter(|shared| !shared.stops.load(Ordering::Acquire)) else {
+            return;
+        };
+        if shared.since_beat() > HANGS_AFTER {
+            tracing::error!("the Kafka client hangs: another one is begun");
+            metrics::counter!("souk_kafka_consumer_restarts_total").increment(1);
+            let generation = shared.generation.fetch_add(1, Ordering::AcqRel) + 1;
+            begin(&shared, generation);
+        }
+    }
+}
+
+fn read_for_ever(shared: &Arc<Shared>, generation: u64, runtime: &Handle) {
+    let mut again = AGAIN_FIRST;
+    loop {
+        let begun = Instant::now();
+        match read(shared, generation, runtime) {
+            End::Stopped => break,
+            End::Replaced => return,
+            End::Silent => tracing::warn!("behind, and nothing is heard: the Kafka consumer is made anew"),
+            End::Failed(error) => tracing::warn!(%error, "the Kafka consumer has failed and is made anew"),
+        }
+        metrics::counter!("souk_kafka_consumer_restarts_total").increment(1);
+        again = if begun.elapsed() > AGAIN_LAST { AGAIN_FIRST } else { (again * 2).min(AGAIN_LAST) };
+        let until = Instant::now() + again;
+        while Instant::now() < until && !shared.stops.load(Ordering::Acquire) {
+            shared.beat();
+            std::thread::sleep(POLL);
+        }
+    }
+    if let Some(end) = shared.end.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        // Whoever stopped it may have lost patience.
+        let _ = end.send(());
+    }
+}
+
+/// Why reading has ended.
+enum End {
+    Stopped,
+    /// Another thread reads.
+    Replaced,
+    Silent,
+    Failed(KafkaError),
+}
+
+/// What a client is told by its own threads.
+#[derive(Default)]
+struct Context {
+    /// Partitions that are others' now.
+    revoked: Mutex<Vec<(String, i32)>>,
+    has_assigned: AtomicBool,
+    /// Records that are there and not read; negative: nobody knows.
+    lag: AtomicI64,
+    brokers_up: AtomicI64,
+}
+
+impl ClientContext for Context {
+    fn stats(&self, statistics: Statistics) {
+        let up =
+            statistics.brokers.values().filter(|broker| broker.nodeid >= 0 && broker.state == "UP").count();
+        self.brokers_up.store(i64::try_from(up).unwrap_or(0), Ordering::Release);
+        let mut all = 0;
+        for (name, topic) in &statistics.topics {
+            let behind =
+                topic.partitions.values().map(|partition| partition.consumer_lag.max(0)).sum::<i64>();
+            metrics::gauge!("souk_kafka_consumer_lag", "topic" => name.clone()).set(behind as f64);
+            all += behind;
+        }
+        self.lag.store(all, Ordering::Release);
+    }
+}
+
+impl ConsumerContext for Context {
+    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Revoke(partitions) => {
+                let gone =
+                    partitions.elements().into_iter().map(|one| (one.topic().to_owned(), one.partition()));
+                self.revoked.lock().unwrap_or_else(PoisonError::into_inner).extend(gone);
+            }
+            Rebalance::Assign(_) => self.has_assigned.store(true, Ordering::Release),
+            Rebalance::Error(error) => tracing::warn!(%error, "partitions cannot be shared out"),
+        }
+    }
+}
+
+fn connect(settings: &ConsumerSettings) -> Result<BaseConsumer<Context>, KafkaError> {
+    let mut config = settings.brokers.config();
+    config
+        .set("group.id", &settings.group)
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", "10000")
+        .set("heartbeat.interval.ms", "2000")
+        .set("auto.offset.reset", "earliest")
+        // What has had its effect is told every second, and when partitions go to others.
+        .set("enable.auto.offset.store", "false")
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", "1000")
+        .set("queued.max.messages.kbytes", "16384")
+        .set("statistics.interval.ms", "5000");
+    let consumer: BaseConsumer<Context> = config.create_with_context(Context::default())?;
+    let topics: Vec<_> = settings.topics.iter().map(String::as_str).collect();
+    consumer.subscribe(&topics)?;
+    Ok(consumer)
+}
+
+/// A record, by where it was.
+type Place = (String, i32, i64);
+
+struct Reading<'a> {
+    shared: &'a Arc<Shared>,
+    runtime: &'a Handle,
+    consumer: BaseConsumer<Context>,
+    offsets: HashMap<(String, i32), Offsets>,
+    in_flight: usize,
+    done: (mpsc::Sender<Place>, mpsc::Receiver<Place>),
+    is_paused: bool,
+    heard: Instant,
+    complained: Option<Instant>,
+}
+
+fn read(shared: &Arc<Shared>, generation: u64, runtime: &Handle) -> End {
+    let consumer = match connect(&shared.settings) {
+        Ok(consumer) => consumer,
+        Err(error) => return End::Failed(error),
+    };
+    let mut reading = Reading {
+        shared,
+        runtime,
+        consumer,
+        offsets: HashMap::new(),
+        in_flight: 0,
+        done: mpsc::channel(),
+        is_paused: false,
+        heard: Instant::now(),
+        complained: None,
+    };
+    let end = loop {
+        shared.beat();
+        if !shared.is_current(generation) {
+            break End::Replaced;
+        }
+        if shared.stops.load(Ordering::Acquire) {
+            reading.finish();
+            break End::Stopped;
+        }
+        if let Err(error) = reading.turn() {
+            break End::Failed(error);
+        }
+        if reading.is_silent() {
+            break End::Silent;
+        }
+    };
+    let Reading { consumer, .. } = reading;
+    match end {
+        // It tells how far it has come, and leaves the group.
+        End::Stopped => drop(consumer),
+        // It may hang.
+        End::Replaced | End::Silent | End::Failed(_) => drop(std::thread::spawn(move || drop(consumer))),
+    }
+    end
+}
+
+impl Reading<'_> {
+    fn turn(&mut self) -> Result<(), KafkaError> {
+        self.pace()?;
+        match self.consumer.poll(POLL) {
+            None => {}
+            Some(Ok(message)) => {
+                let incoming = Incoming::from(&message);
+                drop(message);
+                self.take(incoming);
+            }
+            Some(Err(error)) => {
+                if let Some(RDKafkaErrorCode::Fatal) = error.rdkafka_error_code() {
+                    return Err(error);
+                }
+                self.complain(&error);
+            }
+        }
+        self.tell();
+        Ok(())
+    }
+
+    /// Too much is under way: nothing more is taken until half of it is done. The client is polled nevertheless, or
+    /// the group would take it for dead.
+    fn pace(&mut self) -> Result<(), KafkaError> {
+        let max = self.shared.settings.in_flight_max;
+        let has_assigned = self.consumer.context().has_assigned.swap(false, Ordering::AcqRel);
+        let should_pause = if self.is_paused { self.in_flight > max / 2 } else { self.in_flight >= max };
+        if should_pause && (!self.is_paused || has_assigned) {
+            self.consumer.pause(&self.consumer.assignment()?)?;
+        } else if self.is_paused && !should_pause {
+            self.consumer.resume(&self.consumer.assignment()?)?;
+            self.heard = Instant::now();
+        }
+        self.is_paused = should_pause;
+        Ok(())
+    }
+
+    fn take(&mut self, incoming: Incoming) {
+        self.heard = Instant::now();
+        self.in_flight += 1;
+        let place = (incoming.topic.clone(), incoming.partition, incoming.offset);
+        self.offsets.entry((incoming.topic.clone(), incoming.partition)).or_default().take(incoming.offset);
+        let (handler, done) = (Arc::clone(&self.shared.handler), self.done.0.clone());
+        let mut cancelled = self.shared.cancel.subscribe();
+        self.runtime.spawn(async move {
+            // Whoever handles it sees to what fails; should it panic nevertheless, the record must not hold up others.
+            tokio::select! {
+                handled = AssertUnwindSafe(handler(incoming)).catch_unwind() => if handled.is_err() {
+                    tracing::error!(?place, "a record could not be handled, and is passed over");
+                },
+                _ = cancelled.wait_for(|cancelled| *cancelled) => return,
+            }
+            // Nobody listens any more: it is read again by whoever has the partition now.
+            let _ = done.send(place);
+        });
+    }
+
+    /// Tells the client how far all has had its effect.
+    fn tell(&mut self) {
+        let revoked = std::mem::take(
+            &mut *self.consumer.context().revoked.lock().unwrap_or_else(PoisonError::into_inner),
+        );
+        for partition in revoked {
+            self.offsets.remove(&partition);
+        }
+        while let Ok((topic, partition, offset)) = self.done.1.try_recv() {
+            self.in_flight = self.in_flight.saturating_sub(1);
+            if let Some(offsets) = self.offsets.get_mut(&(topic, partition)) {
+                offsets.done(offset);
+            }
+        }
+        for ((topic, partition), offsets) in &mut self.offsets {
+            if let Some(offset) = offsets.news()
+                && let Err(error) = self.consumer.store_offset(topic, *partition, offset)
+            {
+                // It has just gone to somebody else, who reads again what was not told.
+                tracing::debug!(%error, topic, partition, "an offset is not kept");
+            }
+        }
+        metrics::gauge!("souk_kafka_consumer_in_flight").set(self.in_flight as f64);
+    }
+
+    /// Waits for what is under way.
+    fn finish(&mut self) {
+        let deadline = Instant::now() + CLOSE_MAX;
+        if let Ok(assignment) = self.consumer.assignment() {
+            // It is about to be closed anyway.
+            let _ = self.consumer.pause(&assignment);
+        }
+        while self.in_flight > 0 && Instant::now() < deadline {
+            self.shared.beat();
+            std::thread::sleep(POLL);
+            self.tell();
+        }
+        // They are read again by whoever has their partition next.
+        self.shared.cancel.send_replace(true);
+    }
+
+    /// There is something, somebody could say it, and nothing is heard.
+    fn is_silent(&self) -> bool {
+        let context = self.consumer.context();
+        let is_behind =
+            context.lag.load(Ordering::Acquire) > 0 && context.brokers_up.load(Ordering::Acquire) > 0;
+        let waits = !self.is_paused && self.in_flight == 0;
+        is_behind && waits && self.heard.elapsed() > self.shared.settings.silence
+    }
+
+    fn complain(&mut self, error: &KafkaError) {
+        if self.complained.is_none_or(|last| last.elapsed() > COMPLAIN_EVERY) {
+            tracing::warn!(%error, "Kafka cannot be read now");
+            self.complained = Some(Instant::now());
+        }
+    }
+}
