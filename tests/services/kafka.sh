@@ -8,10 +8,9 @@
 #   kafka.sh FOLDER status                                      the addresses, and which brokers are up
 #   kafka.sh FOLDER stop                                        stops them; their data and ports stay for the next start
 #
-# What a start does not say is as it was at the last one. KEY=VALUE goes into every server.properties, and counts for
-# the brokers that this start starts. --secure, at the first start, adds a listener with TLS and SASL (SCRAM-SHA-512 or
-# PLAIN, user souk): FOLDER/secure has its address, password and ca.pem. The jars go to SOUK_SERVICES_CACHE
-# (target/services).
+# The first start says how many brokers there are, and whether they have a listener with TLS and SASL (SCRAM-SHA-512 or
+# PLAIN, user souk): FOLDER/secure has its address, password and ca.pem. Every start writes server.properties anew, with
+# its KEY=VALUE. The jars go to SOUK_SERVICES_CACHE (target/services).
 #
 # Ends with 2 where it is called wrongly, with 3 where Kafka cannot be had: no Java 17, no Maven, no Maven Central.
 set -euo pipefail
@@ -55,7 +54,7 @@ install() {
         say "Copying Kafka $version from Maven Central to $kafka"
         timeout 600 mvn -q -B --strict-checksums -f "$here/pom.xml" dependency:copy-dependencies \
             -DincludeScope=runtime -DoutputDirectory="$new/lib" </dev/null >"$new/log" 2>&1 ||
-            die 3 "Kafka cannot be copied from Maven Central: $(grep -m1 ERROR "$new/log" || tail -n1 "$new/log")"
+            die 3 "Kafka cannot be copied from Maven Central: $(sed -n '/\[ERROR]/{s/.*\[ERROR] //p;q;}' "$new/log")"
         rm "$new/log"
         format "$new" "$new/lib"
         mv -T "$new" "$kafka"
@@ -243,7 +242,10 @@ END
 # A session of its own with nothing open of the caller's: a broker outlives this script, and whoever reads its output
 # to the end, or waits for a lock, must not wait for the broker.
 launch() {
-    local dir=$folder/$1 options=("${jvm[@]}" "${@:2}")
+    local dir=$folder/$1 options=("${jvm[@]}" "${@:2}") file
+    for file in "$dir"/*port; do
+        ! answers "$(cat "$file")" || die 1 "broker $1 cannot have its port: something listens on $(cat "$file")"
+    done
     [ ! -s "$archive" ] || options+=(-XX:SharedArchiveFile="$archive")
     (
         cd "$dir"
@@ -264,7 +266,11 @@ await() {
     all=$(printf '%s\n' "$@")
     for number; do
         until [ "$(comm -12 <(echo "$all") <(known "$number"))" = "$all" ]; do
-            pid "$number" >/dev/null || { tail -n 20 "$folder/$number/log" >&2; die 1 "broker $number has ended"; }
+            pid "$number" >/dev/null || {
+                # Without the stack traces.
+                grep -v "^[[:space:]]" "$folder/$number/log" | tail -n 5 >&2
+                die 1 "broker $number has ended: $folder/$number/log"
+            }
             [ "$SECONDS" -lt "$deadline" ] || die 1 "broker $number is not ready after $ready_within s: $folder/$number/log"
             sleep 0.1
         done
@@ -329,11 +335,6 @@ start() {
     if [ -n "$secure" ]; then
         [ -z "$had" ] || [ -d "$folder/secure" ] || die 2 "$folder was made without --secure"
         mkdir -p "$folder/secure"
-    fi
-    if [ ${#extra[@]} -gt 0 ]; then
-        printf '%s\n' "${extra[@]}" >"$folder/extra"
-    elif [ -s "$folder/extra" ]; then
-        mapfile -t extra <"$folder/extra"
     fi
     prepare "$count" "${extra[@]}"
     trap undo EXIT
