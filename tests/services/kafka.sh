@@ -30,8 +30,8 @@ usage() { sed -n '4,9s/^# *//p' "$0" >&2; exit 2; }
 need_java() {
     local major
     command -v java >/dev/null 2>&1 || die 3 "Kafka needs Java 17 or newer: there is no java"
-    java=$(java -version 2>&1)
-    major=$(sed -n 's/.* version "\([0-9]*\).*/\1/p' <<<"$java")
+    java_version=$(java -version 2>&1) || true
+    major=$(sed -n 's/.* version "\([0-9]*\).*/\1/p' <<<"$java_version")
     [ "${major:-0}" -ge 17 ] || die 3 "Kafka needs Java 17 or newer: this one is ${major:-unknown}"
 }
 
@@ -42,7 +42,7 @@ install() {
     cache=$(cd "$cache" && pwd -P)
     kafka=$cache/kafka-$version
     # Of use to the very Java that made it.
-    archive=$kafka/classes-$(cksum <<<"$java" | tr ' ' -)
+    archive=$kafka/classes-$(cksum <<<"$java_version" | tr ' ' -)
     [ ! -e "$archive" ] || return 0
     [ -d "$kafka" ] || command -v mvn >/dev/null 2>&1 || die 3 "Kafka comes by Maven: there is no mvn"
     exec 8>"$cache/lock"
@@ -76,7 +76,7 @@ prime() {
         launch 1 -XX:ArchiveClassesAtExit="$folder/classes"
         await 1
         signal -TERM 1
-        while pid 1 >/dev/null; do sleep 0.1; done
+        for _ in {1..600}; do pid 1 >/dev/null || break; sleep 0.1; done
     ) || true
     [ ! -s "$folder/classes" ] || mv "$folder/classes" "$archive"
     [ -e "$archive" ] || : >"$archive"
@@ -133,15 +133,37 @@ pid() {
         grep -szqxF "$folder/$1/server.properties" "/proc/$pid/cmdline" && echo "$pid"
 }
 
-# The brokers that this one knows, itself among them once clients may come: a Metadata request, version 1, about no
-# topic, and of its answer the first number of every broker's entry. A client of Kafka's own would be a JVM.
+# The brokers that this one knows, itself among them once clients may come and it has caught up: a Metadata request,
+# version 1, about all topics, and what its answer says. A client of Kafka's own would be a JVM.
 known() (
     { exec 3<>"/dev/tcp/127.0.0.1/$(cat "$folder/$1/port")"; } 2>/dev/null || exit 0
-    printf '\0\0\0\016\0\003\0\001\0\0\0\001\377\377\0\0\0\0' >&3
-    length=$(timeout 2 head -c 4 <&3 | od -An -v -tu1 | awk '{ print $3 * 256 + $4 }')
+    printf '\0\0\0\016\0\003\0\001\0\0\0\001\377\377\377\377\377\377' >&3
+    length=$(timeout 2 head -c 4 <&3 | od -An -v -tu1 | awk '{ print (($1 * 256 + $2) * 256 + $3) * 256 + $4 }')
     [ -n "$length" ] || exit 0
-    timeout 2 head -c "$length" <&3 | od -An -v -tu1 -w4096 |
-        awk '{ for (i = 0; i < $8; i++) print $(12 + i * 21) }' | sort
+    timeout 2 head -c "$length" <&3 | od -An -v -tu1 -w1 | awk -v self="$1" '
+        function short() { at += 2; return byte[at - 1] * 256 + byte[at] }
+        function long(high) { high = short(); return high * 65536 + short() }
+        function skip(bytes) { at += bytes }
+        function has_self(count, has) {
+            for (count = long(); count > 0; count--) if (long() == self) has = 1
+            return has
+        }
+        { byte[NR] = $1 }
+        END {
+            skip(4)
+            for (brokers = long(); brokers > 0; brokers--) { known[long()]; skip(short()); skip(4 + 2) }
+            skip(4)
+            for (topics = long(); topics > 0; topics--) {
+                skip(2); skip(short()); skip(1)
+                for (partitions = long(); partitions > 0; partitions--) {
+                    skip(2 + 4 + 4)
+                    replica = has_self()
+                    in_sync = has_self()
+                    if (replica && !in_sync) delete known[self]
+                }
+            }
+            for (broker in known) print broker
+        }' | sort
 )
 
 # A password, and a certificate for loopback that an authority made for it has signed.
@@ -240,15 +262,17 @@ END
 }
 
 # A session of its own with nothing open of the caller's: a broker outlives this script, and whoever reads its output
-# to the end, or waits for a lock, must not wait for the broker.
+# to the end, or waits for a lock, must not wait for the broker. Returns when its pid is known to be a broker's.
 launch() {
     local dir=$folder/$1 options=("${jvm[@]}" "${@:2}") file
     for file in "$dir"/*port; do
         ! answers "$(cat "$file")" || die 1 "broker $1 cannot have its port: something listens on $(cat "$file")"
     done
     [ ! -s "$archive" ] || options+=(-XX:SharedArchiveFile="$archive")
+    rm -f "$dir/pid"
     (
         cd "$dir"
+        echo "$BASHPID" >pid
         exec </dev/null >>log 2>&1
         for fd in /proc/self/fd/*; do
             fd=${fd##*/}
@@ -257,7 +281,8 @@ launch() {
         exec setsid java "${options[@]}" -Dlog4j2.configurationFile="$here/log4j2.yaml" -cp "$kafka/lib/*" \
             kafka.Kafka "$dir/server.properties"
     ) &
-    echo $! >"$dir/pid"
+    until pid "$1" >/dev/null || ! kill -0 $! 2>/dev/null; do sleep 0.02; done
+    disown
 }
 
 # Until each of these brokers knows all of these.
@@ -271,7 +296,8 @@ await() {
                 grep -v "^[[:space:]]" "$folder/$number/log" | tail -n 5 >&2
                 die 1 "broker $number has ended: $folder/$number/log"
             }
-            [ "$SECONDS" -lt "$deadline" ] || die 1 "broker $number is not ready after $ready_within s: $folder/$number/log"
+            [ "$SECONDS" -lt "$deadline" ] ||
+                die 1 "broker $number is not ready after $ready_within s: $folder/$number/log"
             sleep 0.1
         done
     done
@@ -285,7 +311,8 @@ signal() {
 }
 
 stop() {
-    local number left busy deadline=$((SECONDS + 20))
+    local number left busy up total deadline=$((SECONDS + 20))
+    total=$(numbers | wc -l)
     signal -TERM "$@"
     # One that is stopped, as by SIGSTOP, would never end.
     signal -CONT "$@"
@@ -298,6 +325,9 @@ stop() {
             [ -e "$folder/$number/data/.kafka_cleanshutdown" ] || busy=yes
         done
         [ ${#left[@]} -gt 0 ] || break
+        # Without a majority there is no controller to take a broker's partitions, and nothing to wait long for.
+        up=$(for number in $(numbers); do pid "$number" || true; done | wc -l)
+        [ $((2 * up)) -gt "$total" ] || [ "$deadline" -le $((SECONDS + 2)) ] || deadline=$((SECONDS + 2))
         # With their data closed they only wait for a quorum to leave, the last one for five seconds and in vain.
         [ -n "$busy" ] && [ "$SECONDS" -lt "$deadline" ] || signal -KILL "${left[@]}"
         sleep 0.1
