@@ -9,6 +9,7 @@
 //! Who carries effects out: [`crate::world`]. Who hosts this: [`crate::entity`].
 
 mod cause;
+mod outside;
 mod view;
 
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::product::Product;
 use crate::saga::{Answered, Direction, Progress, Step, Turn};
 
 pub use cause::Cause;
+pub use outside::{Asked, Outside, Reply};
 pub use view::{Attention, Failure, Status, StepName, StepStatus, TrailEntry, View};
 
 /// The definition that new orders begin with. An old one stays in the code while orders run on it.
@@ -51,6 +53,9 @@ pub struct Order {
     progress: Option<Progress<Cause>>,
     attention: Option<Attention>,
     trail: Vec<TrailEntry>,
+    /// What was asked of participants outside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    asked: Vec<Asked>,
     /// Loaded: the incarnation that accepted it may have charged without a row (see [`Order::may_wait`]).
     #[serde(skip)]
     is_reloaded: bool,
@@ -77,6 +82,9 @@ pub struct Accepted {
     pub at: Timestamp,
     /// Past this, stock is not reserved and money not charged any more.
     pub reserve_by: Timestamp,
+    /// Who of its participants is outside: whatever the settings say later.
+    #[serde(default, skip_serializing_if = "Outside::is_nobody")]
+    pub outside: Outside,
     /// The W3C `traceparent` of the request, for whoever is told of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
@@ -129,6 +137,22 @@ pub enum Command {
         /// What was said.
         outcome: Outcome,
     },
+    /// It is time to ask somebody outside, who was asked so often before.
+    Ask {
+        /// For which step.
+        step: usize,
+        /// Which way.
+        direction: Direction,
+        /// How often it was asked.
+        attempt: u32,
+    },
+    /// Somebody outside has answered.
+    Replied {
+        /// For which step.
+        step: usize,
+        /// What was said.
+        reply: Reply,
+    },
 }
 
 /// A request to buy.
@@ -149,6 +173,9 @@ pub struct Place {
     /// The door knows that this cannot be bought. It is refused only if the order does not exist: what
     /// was sold out or withdrawn since must not hide a purchase that was made.
     pub impossible: bool,
+    /// Who of its participants is outside.
+    #[serde(default)]
+    pub outside: Outside,
     /// The W3C `traceparent` of the request.
     #[serde(default)]
     pub trace: Option<String>,
@@ -198,6 +225,11 @@ pub enum Rejection {
     KeyReused,
     /// What the door knew, and no order exists.
     Impossible,
+    /// What was answered cannot be.
+    Disbelieved {
+        /// Why.
+        detail: String,
+    },
 }
 
 /// What happened to an order.
@@ -220,6 +252,15 @@ pub enum Event {
         step: usize,
         /// Why.
         cause: Cause,
+    },
+    /// Somebody outside is asked.
+    Asked {
+        /// For which step.
+        step: usize,
+        /// Which way.
+        direction: Direction,
+        /// For the how manieth time, from 1.
+        attempt: u32,
     },
     /// The step is taken back.
     Undone {
@@ -258,6 +299,17 @@ pub enum Effect {
     Charge(Terms),
     /// Take the charge back.
     Void(Terms),
+    /// Ask somebody outside.
+    AskOutside {
+        /// For which step.
+        step: usize,
+        /// Which way.
+        direction: Direction,
+        /// How often it was asked.
+        attempt: u32,
+        /// When.
+        not_before: Timestamp,
+    },
     /// Tell every product that its hold is sold.
     Settle {
         /// These.
@@ -339,12 +391,30 @@ impl Order {
             return None;
         };
         match progress {
-            Progress::Forward { step } => Some((STEPS[*step].ask)(self)),
-            Progress::Unwinding { step, .. } => Some((STEPS[*step].undo)(self)),
+            Progress::Forward { step } => Some(self.effect_of(*step, Direction::Forward)),
+            Progress::Unwinding { step, .. } => Some(self.effect_of(*step, Direction::Undo)),
+            // Whoever has it outside knows what it gave.
+            Progress::Completed if accepted.outside.inventory => None,
             Progress::Completed => {
                 Some(Effect::Settle { items: accepted.items.clone(), reserve_by: accepted.reserve_by })
             }
             Progress::Unwound { .. } => None,
+        }
+    }
+
+    fn effect_of(&self, step: usize, direction: Direction) -> Effect {
+        if self.is_outside(step) {
+            let attempt = self.asked(step, direction).map_or(0, |asked| asked.attempt);
+            return Effect::AskOutside { step, direction, attempt, not_before: self.ask_at(step, direction) };
+        }
+        self.command_of(step, direction)
+    }
+
+    /// What a step asks of whoever does it, here or outside.
+    pub fn command_of(&self, step: usize, direction: Direction) -> Effect {
+        match direction {
+            Direction::Forward => (STEPS[step].ask)(self),
+            Direction::Undo => (STEPS[step].undo)(self),
         }
     }
 
@@ -394,6 +464,7 @@ impl Order {
                 fingerprint: place.fingerprint.clone(),
                 at,
                 reserve_by: at + place.patience,
+                outside: place.outside,
                 trace: place.trace.clone(),
             };
             let answer = Answer::Placed { status: Status::Pending, at, replayed: false };
@@ -502,13 +573,24 @@ impl Aggregate for Order {
                 let events = self.step_answered(at, *step, *direction, outcome);
                 Decision::Done { events, answer: Ok(Answer::Noted) }
             }
+            Command::Ask { step, direction, attempt } => {
+                let events = self.ask(at, *step, *direction, *attempt);
+                Decision::Done { events, answer: Ok(Answer::Noted) }
+            }
+            Command::Replied { step, reply } => match self.replied(at, *step, reply) {
+                Ok(events) => Decision::Done { events, answer: Ok(Answer::Noted) },
+                Err(rejection) => Decision::reject(rejection),
+            },
         }
     }
 
     fn begins(command: &Command) -> bool {
         match command {
             Command::Place(_) => true,
-            Command::Cancel { .. } | Command::StepAnswered { .. } => false,
+            Command::Cancel { .. }
+            | Command::StepAnswered { .. }
+            | Command::Ask { .. }
+            | Command::Replied { .. } => false,
         }
     }
 
@@ -543,6 +625,11 @@ impl Aggregate for Order {
                 let detail = Some(cause.code().to_owned());
                 self.note(at, STEPS[stood_at].name, StepStatus::Failed, detail);
             }
+            Event::Asked { step, direction, attempt } => {
+                let asked = Asked { step: *step, direction: *direction, attempt: *attempt, at };
+                self.asked.retain(|one| (one.step, one.direction) != (*step, *direction));
+                self.asked.push(asked);
+            }
             Event::Undone { step } => {
                 self.attention = None;
                 self.note(at, STEPS[*step].name, StepStatus::Rollback, None);
@@ -571,6 +658,7 @@ impl Aggregate for Order {
             Event::Accepted(_)
             | Event::Completed
             | Event::Unwinding { .. }
+            | Event::Asked { .. }
             | Event::Undone { .. }
             | Event::AttentionNeeded { .. } => false,
         }
@@ -593,6 +681,7 @@ impl Aggregate for Order {
             Effect::Release { .. } => "release",
             Effect::Charge(_) => "charge",
             Effect::Void(_) => "void",
+            Effect::AskOutside { .. } => "ask",
             Effect::Settle { .. } => "settle",
         }
     }
@@ -626,9 +715,10 @@ pub fn step_of(effect: &Effect) -> Option<(usize, Direction)> {
         Effect::Release { .. } => Some((RESERVE, Direction::Undo)),
         Effect::Charge(_) => Some((CHARGE, Direction::Forward)),
         Effect::Void(_) => Some((CHARGE, Direction::Undo)),
+        Effect::AskOutside { step, direction, .. } => Some((*step, *direction)),
         Effect::Settle { .. } => None,
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -124,6 +124,7 @@ impl Shop {
             directory: directory.clone(),
             provider,
             collector: Arc::clone(&collector),
+            clock,
             ask: pace.ask,
             provider_call: pace.provider_call,
         };

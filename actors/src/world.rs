@@ -12,6 +12,7 @@ use souk_persistence::mutant::{self, Mutant};
 use souk_persistence::provider::{ChargeRequest, Charged, PaymentProvider, RefundRequest};
 
 use crate::aggregate::Aggregate;
+use crate::clock::Clock;
 use crate::directory::{AskError, Directory};
 use crate::ids::Id;
 use crate::money::Currency;
@@ -30,6 +31,8 @@ pub struct World {
     pub provider: Arc<dyn PaymentProvider>,
     /// Whoever tells products what is sold.
     pub collector: Arc<Collector>,
+    /// Where the time comes from.
+    pub clock: Clock,
     /// How long one ask may take.
     pub ask: Duration,
     /// How long one call of the provider may take.
@@ -81,7 +84,8 @@ impl Performer<Order> {
                 order::Effect::Reserve { .. }
                 | order::Effect::Release { .. }
                 | order::Effect::Charge(_)
-                | order::Effect::Void(_) => false,
+                | order::Effect::Void(_)
+                | order::Effect::AskOutside { .. } => false,
             },
             backoff: |effect| match effect {
                 "reserve" | "charge" => Backoff::FORWARD,
@@ -113,6 +117,10 @@ async fn perform_order(world: World, id: Id<Order>, effect: order::Effect, time:
         }
         order::Effect::Charge(terms) => charge(&world, id.same(), terms, time).await,
         order::Effect::Void(terms) => void(&world, id.same(), terms).await,
+        order::Effect::AskOutside { attempt, not_before, .. } => {
+            tokio::time::sleep(world.clock.now().until(not_before)).await;
+            return order::Command::Ask { step, direction, attempt };
+        }
     };
     order::Command::StepAnswered { step, direction, outcome }
 }

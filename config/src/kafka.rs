@@ -42,6 +42,9 @@ pub struct Kafka {
     pub trusted: String,
     /// Who may write, by the `ce_source` of their records: the key of their signatures, 32 bytes or more.
     pub signers: BTreeMap<String, Secret>,
+    /// Participants of purchases that live outside and are asked on their topics, `inventory,payment`. An order keeps those
+    /// that it began with.
+    pub outside: String,
     /// The most records at once whose effect is awaited.
     pub consumer_in_flight: usize,
     /// A consumer that is behind and has heard nothing for so long is made anew.
@@ -66,6 +69,7 @@ impl Default for Kafka {
             relay_rows_per_second: 20_000,
             trusted: String::new(),
             signers: BTreeMap::new(),
+            outside: String::new(),
             consumer_in_flight: 512,
             consumer_silence_ms: 30_000,
         }
@@ -75,11 +79,16 @@ impl Default for Kafka {
 impl Kafka {
     /// The names of trusted topics.
     pub fn trusted_topics(&self) -> impl Iterator<Item = &str> {
-        self.trusted.split(',').map(str::trim).filter(|topic| !topic.is_empty())
+        listed(&self.trusted)
+    }
+
+    /// Whether a participant, `inventory` or `payment`, lives outside.
+    pub fn is_outside(&self, participant: &str) -> bool {
+        listed(&self.outside).any(|outside| outside == participant)
     }
 
     /// Keys, what they must be, and whether they are.
-    pub(crate) fn checks(&self) -> [(&'static str, &'static str, bool); 9] {
+    pub(crate) fn checks(&self) -> [(&'static str, &'static str, bool); 10] {
         let uses_sasl = matches!(self.security, Security::SaslPlaintext | Security::SaslTls);
         let is_name = |name: &str| {
             name.len() <= 100 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
@@ -113,9 +122,19 @@ impl Kafka {
                 "keys of at least 32 bytes",
                 self.signers.values().all(|key| key.reveal().len() >= 32),
             ),
+            (
+                "kafka.outside",
+                "of inventory and payment, with commas, and only with kafka.brokers",
+                listed(&self.outside).all(|one| ["inventory", "payment"].contains(&one))
+                    && (self.brokers.is_some() || self.outside.is_empty()),
+            ),
             ("kafka.consumer_in_flight", "1 to 10000", (1..=10_000).contains(&self.consumer_in_flight)),
         ]
     }
+}
+
+fn listed(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
 /// How brokers are spoken with.

@@ -15,6 +15,7 @@ use souk_actors::aggregate::{Aggregate, Kind};
 use souk_actors::directory::{AskError, Housed};
 use souk_actors::followers::Standing;
 use souk_actors::money::Currency;
+use souk_actors::order::Outside;
 use souk_actors::{Clock, Directory, Id, Shop, Slot, Timestamp};
 use souk_cluster::Cluster;
 use souk_config::{Settings, millis};
@@ -163,6 +164,12 @@ impl App {
         if let Some(cluster) = self.cluster() {
             cluster.forget(Kind::Product, id).await;
         }
+    }
+
+    /// Who of a purchase's participants is outside.
+    pub fn outside(&self) -> Outside {
+        let kafka = &self.0.settings.kafka;
+        Outside { inventory: kafka.is_outside("inventory"), payment: kafka.is_outside("payment") }
     }
 
     /// Every setting.

@@ -6,6 +6,7 @@ mod inbox;
 pub mod operate;
 mod purchase;
 pub mod queue;
+mod reply;
 pub mod trust;
 
 use std::borrow::Cow;

@@ -121,10 +121,10 @@ enum Command {
 #[derive(Debug, Args)]
 struct SettingsFlags {
     /// The folder of what is Souk's own [default: data]
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", global = true)]
     data: Option<PathBuf>,
     /// A file of settings [default: souk.toml, if it is there]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 }
 

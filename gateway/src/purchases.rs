@@ -248,6 +248,10 @@ pub(crate) async fn impossible(
     items: &[Item],
     currency: Currency,
 ) -> Result<Option<Problem>, Problem> {
+    // Of what is sold elsewhere the door knows nothing.
+    if app.outside().inventory {
+        return Ok(None);
+    }
     let known = app.known_products();
     let unknown: Vec<_> =
         items.iter().map(|item| item.product.uuid()).filter(|id| known.get(id).is_none()).collect();
@@ -306,6 +310,7 @@ async fn buy(
         fingerprint,
         patience: millis(app.settings().actors.reserve_ms),
         impossible: refusal.is_some(),
+        outside: app.outside(),
         trace: TRACEPARENT.try_with(|trace| trace.to_string()).ok(),
     });
     let id = app.identify::<Order>("POST /purchases", customer, key.as_deref(), Some(customer.slot()));

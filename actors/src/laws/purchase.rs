@@ -10,7 +10,7 @@ use super::findings::Findings;
 use super::stock::{Fate, Stock, Taken};
 use super::{Booked, Law, Moment};
 use crate::money;
-use crate::order::{self, Event, Status};
+use crate::order::{self, Event, Outside, Status};
 use crate::payment;
 
 /// A shop at work may be so late with an outcome: a step that was asked before the deadline is waited for.
@@ -26,6 +26,7 @@ pub(super) struct Outcomes {
     outcomes: u32,
     is_completed: bool,
     after_completion: u32,
+    outside: Outside,
 }
 
 impl Outcomes {
@@ -36,13 +37,17 @@ impl Outcomes {
                 self.accepted += 1;
                 self.is_accepted_first |= self.events == 0;
                 self.reserve_by = Some(accepted.reserve_by);
+                self.outside = accepted.outside;
             }
             Event::Completed => {
                 self.outcomes += 1;
                 self.is_completed = true;
             }
             Event::Unwinding { .. } => self.outcomes += 1,
-            Event::StockReserved { .. } | Event::Undone { .. } | Event::AttentionNeeded { .. } => {}
+            Event::StockReserved { .. }
+            | Event::Asked { .. }
+            | Event::Undone { .. }
+            | Event::AttentionNeeded { .. } => {}
         }
         self.events += 1;
     }
@@ -179,7 +184,7 @@ impl Purchase<'_> {
 
     fn stock_is_conserved(&self, stock: &Stock) -> Result<(), String> {
         let name = |taken: &Taken| format!("{} of {}", taken.quantity, stock.product(taken));
-        let Some(OrderTold { view, owed, .. }) = self.order.known() else {
+        let Some(OrderTold { view, owed, outcomes, .. }) = self.order.known() else {
             return match self.taken.first() {
                 Some(taken) => Err(format!("took {}, and there is no such order", name(taken))),
                 None => Ok(()),
@@ -197,6 +202,8 @@ impl Purchase<'_> {
             (Status::Completed, _, Some(held)) if owed.is_none() => {
                 Err(format!("is settled, and {} is held for it", name(held)))
             }
+            // Of the stock of others their books tell.
+            (Status::Completed, None, None) if outcomes.outside.inventory => Ok(()),
             (Status::Completed, Some(_) | None, Some(_) | None) => self.stock_is_bought(view, stock),
         }
     }
@@ -264,8 +271,10 @@ impl Purchase<'_> {
     }
 
     fn is_one_story(&self, stock: &Stock) -> Result<(), String> {
-        let (order, owner, payment) = match (self.order.known(), self.payment.known()) {
-            (Some(order), payment) => (&order.view, order.owner, payment.map(|payment| &payment.view)),
+        let (order, owner, outside, payment) = match (self.order.known(), self.payment.known()) {
+            (Some(order), payment) => {
+                (&order.view, order.owner, order.outcomes.outside, payment.map(|payment| &payment.view))
+            }
             (None, Some(_)) => return Err("is paid, and there is no such order".to_owned()),
             (None, None) => return Ok(()),
         };
@@ -273,6 +282,8 @@ impl Purchase<'_> {
         let fits = match (order.status, paid) {
             (Status::Pending, None | Some(payment::Status::Captured | payment::Status::Declined)) => true,
             (Status::Pending, Some(payment::Status::Voided)) => false,
+            // Of the money that others move their books tell.
+            (Status::Completed, None) if outside.payment => true,
             (Status::Completed, paid) => paid == Some(payment::Status::Captured),
             (Status::Failed | Status::Cancelled, None | Some(payment::Status::Voided)) => true,
             // Its undo is on its way.

@@ -1,9 +1,9 @@
 use super::*;
 use crate::aggregate::given::{given, micros, then, when};
 
-const DEADLINE: i64 = 10_000_000;
+pub(super) const DEADLINE: i64 = 10_000_000;
 
-fn customer() -> Id<Account> {
+pub(super) fn customer() -> Id<Account> {
     Id::from(Uuid::from_u128(1))
 }
 
@@ -11,11 +11,11 @@ fn product(number: u128) -> Id<Product> {
     Id::from(Uuid::from_u128(number))
 }
 
-fn dong() -> Currency {
+pub(super) fn dong() -> Currency {
     "VND".parse().expect("in ISO 4217")
 }
 
-fn place(fingerprint: Option<&str>) -> Place {
+pub(super) fn place(fingerprint: Option<&str>) -> Place {
     Place {
         customer: customer(),
         items: vec![Item { product: product(10), quantity: 4 }, Item { product: product(11), quantity: 5 }],
@@ -24,11 +24,12 @@ fn place(fingerprint: Option<&str>) -> Place {
         fingerprint: fingerprint.map(str::to_owned),
         patience: Duration::from_secs(10),
         impossible: false,
+        outside: Outside::default(),
         trace: None,
     }
 }
 
-fn lines() -> Vec<Line> {
+pub(super) fn lines() -> Vec<Line> {
     let line = |number, quantity, price| Line {
         product: product(number),
         quantity,
@@ -40,16 +41,16 @@ fn lines() -> Vec<Line> {
     vec![line(10, 4, 125), line(11, 5, 150)]
 }
 
-fn accepted() -> (i64, Event) {
+pub(super) fn accepted() -> (i64, Event) {
     let (events, _) = when(&Order::default(), 0, Command::Place(place(Some("a"))));
     (0, events.into_iter().next().expect("accepted"))
 }
 
-fn reserved() -> (i64, Event) {
+pub(super) fn reserved() -> (i64, Event) {
     (1, Event::StockReserved { lines: lines(), amount: 1_250 })
 }
 
-fn unwinding(step: usize, cause: Cause) -> (i64, Event) {
+pub(super) fn unwinding(step: usize, cause: Cause) -> (i64, Event) {
     (2, Event::Unwinding { step, cause })
 }
 
@@ -61,7 +62,7 @@ fn declined() -> Cause {
     Cause::PaymentDeclined { reason: "card_declined".to_owned() }
 }
 
-fn short() -> Cause {
+pub(super) fn short() -> Cause {
     Cause::InsufficientStock { product: product(11) }
 }
 

@@ -28,7 +28,11 @@ pub(super) fn tell(stream: Uuid, before: &Order, event: &Event, after: &Order) -
     match event {
         Event::Accepted(_) | Event::StockReserved { .. } | Event::Unwinding { .. } | Event::Undone { .. } => {
             let owed = after.owed_effect();
-            told.extend(owed.and_then(|effect| command(&purchase_id, after, &effect)));
+            told.extend(owed.and_then(|effect| command(&purchase_id, after, &effect, 0)));
+        }
+        Event::Asked { step, direction, attempt } => {
+            let effect = after.command_of(*step, *direction);
+            told.extend(command(&purchase_id, after, &effect, *attempt));
         }
         Event::Completed | Event::AttentionNeeded { .. } => {}
     }
@@ -81,8 +85,8 @@ fn rollback_order(purchase_id: &str, order: &Order) -> Option<Told> {
     Some(Told::new(Topic::RollbackOrder, &body))
 }
 
-/// What is asked of a participant, in the words of its topic.
-fn command(purchase_id: &str, order: &Order, effect: &Effect) -> Option<Told> {
+/// What is asked of a participant, in the words of its topic; `attempt`: 0 where it is here, and the record only tells.
+fn command(purchase_id: &str, order: &Order, effect: &Effect, attempt: u32) -> Option<Told> {
     let purchase_id = purchase_id.to_owned();
     let customer_id = order.accepted()?.customer.to_string();
     Some(match effect {
@@ -93,7 +97,7 @@ fn command(purchase_id: &str, order: &Order, effect: &Effect) -> Option<Told> {
                 order_items: items.iter().map(item).collect(),
                 currency_code: currency.to_string(),
                 reserve_by: Some(timestamp(*reserve_by)),
-                attempt: 0,
+                attempt,
             };
             Told::new(Topic::UpdateProductInventory, &body)
         }
@@ -102,7 +106,7 @@ fn command(purchase_id: &str, order: &Order, effect: &Effect) -> Option<Told> {
                 purchase_id,
                 order_items: items.iter().map(item).collect(),
                 reserve_by: Some(timestamp(*reserve_by)),
-                attempt: 0,
+                attempt,
             };
             Told::new(Topic::RollbackProductInventory, &body)
         }
@@ -112,10 +116,10 @@ fn command(purchase_id: &str, order: &Order, effect: &Effect) -> Option<Told> {
                 customer_id,
                 amount: terms.amount,
                 currency_code: terms.currency.to_string(),
-                // Nobody outside is asked, so nobody needs it.
-                token: None,
+                // Where nobody outside is asked, nobody needs it.
+                token: terms.token.clone().filter(|_| attempt > 0),
                 reserve_by: Some(timestamp(terms.reserve_by)),
-                attempt: 0,
+                attempt,
             };
             Told::new(Topic::CreatePayment, &body)
         }
@@ -125,11 +129,12 @@ fn command(purchase_id: &str, order: &Order, effect: &Effect) -> Option<Told> {
                 customer_id,
                 amount: terms.amount,
                 currency_code: terms.currency.to_string(),
-                attempt: 0,
+                attempt,
             };
             Told::new(Topic::RollbackPayment, &body)
         }
-        Effect::Settle { .. } => return None,
+        // Asked by a row of its own.
+        Effect::AskOutside { .. } | Effect::Settle { .. } => return None,
     })
 }
 

@@ -99,6 +99,7 @@ async fn open(perform: Perform) -> Arc<Host<Errand>> {
         directory: node.shop.directory().clone(),
         provider: elsewhere.bank.clone(),
         collector: Arc::new(Collector::new(1)),
+        clock: Clock::System,
         ask: ERRAND,
         provider_call: ERRAND,
     };

@@ -135,6 +135,7 @@ impl Sold {
                 fingerprint: None,
                 patience: Duration::from_secs(10),
                 impossible: false,
+                outside: order::Outside::default(),
                 trace: None,
             });
             shop.directory().create(id, place, ASK).await.expect("accepted");
@@ -304,6 +305,7 @@ async fn a_purchase_that_does_not_end_is_seen() {
         fingerprint: None,
         at,
         reserve_by: at + Duration::from_secs(10),
+        outside: order::Outside::default(),
         trace: None,
     };
     let row = row::<Order>(&sold.order, id.uuid(), vec![order::Event::Accepted(accepted)]).await;

@@ -33,7 +33,9 @@ impl Action {
             return match command {
                 order::Command::Place(_) => Self::Place,
                 order::Command::Cancel { .. } => Self::Cancel,
-                order::Command::StepAnswered { .. } => Self::Other,
+                order::Command::StepAnswered { .. }
+                | order::Command::Ask { .. }
+                | order::Command::Replied { .. } => Self::Other,
             };
         }
         if let Some(command) = command.downcast_ref::<product::Command>() {

@@ -222,6 +222,7 @@ pub fn place(items: Vec<Item>, token: Option<&str>) -> order::Command {
         fingerprint: Some("f".to_owned()),
         patience: PATIENCE,
         impossible: false,
+        outside: order::Outside::default(),
         trace: None,
     })
 }

@@ -10,15 +10,15 @@ use souk_persistence::relay::Publisher;
 use souk_proto::topic::Topic;
 
 use super::dead_letters::{Cause, letter};
-use super::purchase;
 use super::trust::Trust;
+use super::{purchase, reply};
 use crate::app::App;
 
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 const AGAIN_LAST: Duration = Duration::from_secs(5);
 
 /// The topics that are read.
-pub const TOPICS: [Topic; 1] = [Topic::Purchase];
+pub const TOPICS: [Topic; 2] = [Topic::Purchase, Topic::Reply];
 
 /// Works upon records for a node.
 pub fn handler(app: App, prefix: String, trust: Trust, publisher: Arc<dyn Publisher>) -> Handler {
@@ -54,9 +54,9 @@ impl Inbox {
         let name = record.topic.strip_prefix(self.prefix.as_str()).unwrap_or(&record.topic);
         match Topic::named(name) {
             Some(Topic::Purchase) => purchase::start(&self.app, &self.trust, record).await,
+            Some(Topic::Reply) => reply::hear(&self.app, &self.trust, record).await,
             Some(
-                Topic::Reply
-                | Topic::PurchaseResult
+                Topic::PurchaseResult
                 | Topic::UpdateProductInventory
                 | Topic::RollbackProductInventory
                 | Topic::CreateOrder

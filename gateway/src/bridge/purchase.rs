@@ -6,6 +6,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use souk_actors::Id;
 use souk_actors::account::Account;
@@ -33,7 +34,7 @@ pub async fn start(app: &App, trust: &Trust, record: &Incoming) -> Result<(), Ca
         return Err(Cause::new("body_too_large", detail));
     }
     let Name { source, id: record_id } = trust.judge(Topic::Purchase, record)?;
-    let wanted = wanted(&record.body)?;
+    let wanted: StartPurchase = decoded(&record.body)?;
     let customer = customer(&wanted)?;
     let fingerprint = URL_SAFE_NO_PAD.encode(Sha256::digest(wanted.encode_to_vec()));
     let buy = buy(wanted)?;
@@ -79,6 +80,7 @@ async fn attempt(
         fingerprint: Some(fingerprint.to_owned()),
         patience: millis(app.settings().actors.reserve_ms),
         impossible: refusal.is_some(),
+        outside: app.outside(),
         trace: trace.map(str::to_owned),
     });
     match app.directory().ask(id, place, app.patience()).await {
@@ -91,24 +93,29 @@ async fn attempt(
             Err(Problem::new(Code::IdempotencyKeyReused, detail))
         }
         Err(AskError::Rejected(
-            order::Rejection::Impossible | order::Rejection::NotFound | order::Rejection::TooLate,
+            order::Rejection::Impossible
+            | order::Rejection::NotFound
+            | order::Rejection::TooLate
+            | order::Rejection::Disbelieved { .. },
         )) => Err(refusal.unwrap_or_else(Problem::not_found)),
     }
 }
 
-fn wanted(body: &[u8]) -> Result<StartPurchase, Cause> {
+/// A body in the words of the contract.
+pub fn decoded<T: DeserializeOwned>(body: &[u8]) -> Result<T, Cause> {
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let wanted = serde_path_to_error::deserialize(&mut reader)
+    let decoded = serde_path_to_error::deserialize(&mut reader)
         .map_err(|error| Cause::new("invalid_body", format!("{}: {}", error.path(), error.inner())))?;
     reader.end().map_err(|error| Cause::new("invalid_body", error.to_string()))?;
-    Ok(wanted)
+    Ok(decoded)
 }
 
 fn customer(wanted: &StartPurchase) -> Result<Id<Account>, Cause> {
     uuid(&wanted.customer_id, "/customer_id").map(Id::from)
 }
 
-fn uuid(text: &str, pointer: &str) -> Result<Uuid, Cause> {
+/// An id, or where it is none.
+pub fn uuid(text: &str, pointer: &str) -> Result<Uuid, Cause> {
     Uuid::try_parse(text).map_err(|error| Cause::new("invalid_id", format!("{pointer}: {error}")))
 }
 
@@ -138,14 +145,14 @@ mod tests {
         "payment":{"currency_code":"VND","token":"tok"}}"#;
 
     fn refused(body: &str) -> String {
-        let read = wanted(body.as_bytes()).and_then(|wanted| customer(&wanted).and_then(|_| buy(wanted)));
+        let read = decoded(body.as_bytes()).and_then(|wanted| customer(&wanted).and_then(|_| buy(wanted)));
         let cause = read.expect_err("is refused");
         format!("{} {}", cause.code, cause.detail)
     }
 
     #[test]
     fn a_record_says_what_a_request_says() {
-        let wanted = wanted(GOOD.as_bytes()).expect("is read");
+        let wanted = decoded(GOOD.as_bytes()).expect("is read");
         let buy = buy(wanted).expect("makes sense");
         assert_eq!((buy.order_items.len(), buy.order_items[0].quantity), (1, 2));
         assert_eq!(buy.payment.token.as_deref(), Some("tok"));

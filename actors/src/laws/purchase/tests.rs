@@ -33,6 +33,7 @@ fn order(status: &str) -> OrderTold {
             outcomes: ended,
             is_completed: status == "completed",
             after_completion: 0,
+            outside: Outside::default(),
         },
     }
 }

@@ -7,6 +7,7 @@ use super::super::{Record, records};
 use crate::aggregate::Kind;
 use crate::ids::Id;
 use crate::order::{Accepted, Cause, Event, Item, Line};
+use crate::saga::Direction;
 
 const ORDER: Uuid = Uuid::from_u128(7);
 
@@ -24,6 +25,7 @@ fn accepted() -> Event {
         fingerprint: None,
         at: Timestamp::default(),
         reserve_by: Timestamp::from_micros(10_000_000),
+        outside: crate::order::Outside::default(),
         trace: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
     })
 }
@@ -111,6 +113,33 @@ fn an_unwinding_is_told_from_its_refusal_to_the_last_undo() {
     assert_eq!(body["cause"], "payment_declined");
     let (_, body) = only(&rows, 2, "purchase-result");
     assert_eq!(body["detail"], "payment_declined");
+}
+
+#[test]
+fn whoever_is_outside_is_told_each_time_they_are_asked_and_what_is_paid_with() {
+    let Event::Accepted(accepted) = accepted() else { panic!("it is accepted") };
+    let outside = crate::order::Outside { inventory: false, payment: true };
+    let asked = |direction, attempt| Event::Asked { step: 1, direction, attempt };
+    let rows = [
+        row(1, &[Event::Accepted(Accepted { outside, ..accepted })]),
+        row(2, &[reserved(), asked(Direction::Forward, 1)]),
+        row(3, &[asked(Direction::Forward, 2)]),
+        row(4, &[Event::Unwinding { step: 1, cause: Cause::DeadlineExceeded }, asked(Direction::Undo, 1)]),
+    ];
+    let commands = |after| {
+        let all = records(Kind::Order, ORDER, &rows, after).expect("reads");
+        let to_them = all.into_iter().filter(|record| record.topic.name().ends_with("-payment"));
+        to_them
+            .map(|record| (record.id, serde_json::from_str::<Value>(&record.body).expect("JSON")))
+            .collect::<Vec<_>>()
+    };
+    let told = commands(0);
+    let ids: Vec<_> =
+        told.iter().map(|(id, _)| id.strip_prefix(&format!("{ORDER}/")).expect("its own")).collect();
+    assert_eq!(ids, ["2/1/create-payment", "3/0/create-payment", "4/1/rollback-payment"]);
+    assert_eq!(told[0].1["token"], "secret");
+    assert_eq!((&told[1].1["attempt"], &told[2].1["attempt"]), (&json!(2), &json!(1)));
+    assert_eq!(commands(2), told[1..], "the same, whichever rows are told together");
 }
 
 #[test]

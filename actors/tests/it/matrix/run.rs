@@ -182,9 +182,12 @@ pub async fn buy(
         match ask_until_answered(open, id, cancel()).await {
             Ok(_) => Some((id, Promise::Cancelled)),
             Err(order::Rejection::TooLate) => Some((id, Promise::TooLate)),
-            Err(order::Rejection::NotFound | order::Rejection::KeyReused | order::Rejection::Impossible) => {
-                None
-            }
+            Err(
+                order::Rejection::NotFound
+                | order::Rejection::KeyReused
+                | order::Rejection::Impossible
+                | order::Rejection::Disbelieved { .. },
+            ) => None,
         }
     };
     let within = Duration::from_secs(60);

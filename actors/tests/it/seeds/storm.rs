@@ -185,7 +185,10 @@ async fn buyer(open: Open, mut purchase: Purchase) -> Vec<(Id<Order>, Promise)> 
             Some(Ok(_)) => promises.push((purchase.id, Promise::Cancelled)),
             Some(Err(order::Rejection::TooLate)) => promises.push((purchase.id, Promise::TooLate)),
             Some(Err(
-                order::Rejection::NotFound | order::Rejection::KeyReused | order::Rejection::Impossible,
+                order::Rejection::NotFound
+                | order::Rejection::KeyReused
+                | order::Rejection::Impossible
+                | order::Rejection::Disbelieved { .. },
             ))
             | None => {}
         }
