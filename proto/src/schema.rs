@@ -47,9 +47,12 @@ fn comments(file: &FileDescriptorProto) -> Comments {
 }
 
 fn describe(schema: &mut Value, comment: Option<&String>) {
-    if let (Some(members), Some(comment)) = (schema.as_object_mut(), comment) {
-        members.insert("description".to_owned(), comment.clone().into());
+    let Some(comment) = comment else { return };
+    if schema.get("$ref").is_some() {
+        // AsyncAPI's schemas are those of draft 7, which ignores what stands beside a reference.
+        *schema = json!({"allOf": [schema.take()]});
     }
+    schema["description"] = comment.clone().into();
 }
 
 fn message_schema(message: &DescriptorProto, path: &[i32], comments: &Comments, root: &str) -> Value {
@@ -67,8 +70,18 @@ fn message_schema(message: &DescriptorProto, path: &[i32], comments: &Comments, 
     let mut schema = json!({
         "type": "object", "properties": properties, "required": required, "additionalProperties": false,
     });
+    if let Some(choice) = choice(message) {
+        schema["oneOf"] = choice;
+    }
     describe(&mut schema, comments.get(path));
     schema
+}
+
+/// Exactly one of the fields of a `oneof` must be there; no message has two of these. `None`: it has none.
+fn choice(message: &DescriptorProto) -> Option<Value> {
+    let fields = message.field.iter().filter(|field| field.oneof_index.is_some() && !field.proto3_optional());
+    let required: Vec<_> = fields.map(|field| json!({"required": [field.name()]})).collect();
+    (!required.is_empty()).then(|| required.into())
 }
 
 fn field_schema(field: &FieldDescriptorProto, root: &str) -> Value {
@@ -124,5 +137,18 @@ mod tests {
         assert_eq!(schemas["CreatePayment"]["properties"]["amount"]["type"], "string");
         assert_eq!(schemas["UpdateProductInventory"]["properties"]["order_items"]["type"], "array");
         assert_eq!(schemas["Step"]["enum"][0], "UPDATE_PRODUCT_INVENTORY");
+    }
+
+    #[test]
+    fn an_answer_is_exactly_one_of_its_kinds_and_each_is_described() {
+        let schemas = json_schemas("#/");
+        let reply = &schemas["Reply"];
+        let kinds =
+            ["reserved", "captured", "rolled_back", "refused"].map(|kind| json!({"required": [kind]}));
+        assert_eq!(reply["oneOf"], Value::from(kinds.to_vec()));
+        assert_eq!(reply["required"], json!(["purchase_id", "step"]));
+        assert_eq!(reply["properties"]["captured"]["allOf"], json!([{"$ref": "#/Captured"}]));
+        assert_eq!(reply["properties"]["captured"]["description"], "To CreatePayment: the money is here.");
+        assert!(schemas["PurchaseResult"].get("oneOf").is_none(), "`optional` is no choice");
     }
 }
