@@ -118,7 +118,7 @@ fn told<A: Aggregate>(
     Ok(records)
 }
 
-fn timestamp(at: Timestamp) -> pbjson_types::Timestamp {
+fn timestamp(at: Timestamp) -> souk_proto::Timestamp {
     let (seconds, micros) = (at.micros().div_euclid(1_000_000), at.micros().rem_euclid(1_000_000));
-    pbjson_types::Timestamp { seconds, nanos: i32::try_from(micros).unwrap_or_default() * 1_000 }
+    souk_proto::Timestamp { seconds, nanos: i32::try_from(micros).unwrap_or_default() * 1_000 }
 }

@@ -1,9 +1,11 @@
 //! What leaves the process, as protobuf: the envelope between nodes, and the shop's records on Kafka.
 
 mod schema;
+mod timestamp;
 pub mod topic;
 
 pub use schema::json_schemas;
+pub use timestamp::Timestamp;
 
 /// What nodes of one cluster say to each other: `souk/node.proto`.
 #[expect(missing_docs, reason = "generated; the .proto file says what each means")]

@@ -164,7 +164,7 @@ fn a_record_says_what_its_message_says_and_no_secret() {
     assert!(record.trace.is_some_and(|trace| trace.contains("4bf92f3577b34da6a3ce929d0e0e4736")));
     let expected = json!({
         "purchase_id": ORDER.to_string(), "customer_id": Uuid::from_u128(1).to_string(), "amount": "500",
-        "currency_code": "VND", "reserve_by": "1970-01-01T00:00:10+00:00", "attempt": 0,
+        "currency_code": "VND", "reserve_by": "1970-01-01T00:00:10Z", "attempt": 0,
     });
     assert_eq!(body, expected);
     let all = records(Kind::Order, ORDER, &rows, 0).expect("reads");
