@@ -1,0 +1,4 @@
+//! The contract: what is on Kafka is read for ever, and described as it is.
+
+mod golden;
+mod samples;
