@@ -38,10 +38,6 @@ impl Node {
     pub fn url(&self) -> &str {
         &self.process.url
     }
-
-    fn address(&self) -> Result<SocketAddr> {
-        Ok(self.url().trim_start_matches("http://").parse()?)
-    }
 }
 
 /// A cluster, until it is dropped.
@@ -127,7 +123,7 @@ impl Cluster {
     }
 
     fn aim(&self) -> Result<()> {
-        let addresses: Result<_> = self.nodes.iter().map(Node::address).collect();
+        let addresses: Result<_> = self.nodes.iter().map(|node| node.process.address()).collect();
         self.balancer.aim(addresses?);
         Ok(())
     }
@@ -199,7 +195,7 @@ impl Cluster {
 }
 
 /// A port that is free, and that the system gives nobody in the meantime: it gives from 32768 on.
-fn free_address() -> Result<SocketAddr> {
+pub fn free_address() -> Result<SocketAddr> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     for _ in 0..1_000 {
         let number = std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));

@@ -2,6 +2,7 @@
 //! HTTP, and the laws that must hold whatever happened.
 
 pub mod cluster;
+pub mod kafka;
 pub mod laws;
 pub mod process;
 pub mod relay;

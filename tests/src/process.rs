@@ -1,5 +1,6 @@
 //! A `souk serve` as a process: started on a free port over a data folder, stopped or killed by its id.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -116,6 +117,11 @@ impl Process {
         // What it prints later must not fill the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Ok(Self { child, url })
+    }
+
+    /// Where it listens, if that is for HTTP.
+    pub fn address(&self) -> Result<SocketAddr> {
+        Ok(self.url.trim_start_matches("http://").parse()?)
     }
 
     /// Its process id.

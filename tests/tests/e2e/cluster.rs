@@ -2,7 +2,7 @@
 //! doubled, stuck or answered wrongly.
 
 mod clock;
-mod crowd;
+pub mod crowd;
 mod faults;
 mod servers;
 

@@ -7,6 +7,7 @@ mod cluster;
 mod door;
 mod faults;
 mod hostile;
+mod kafka;
 mod node;
 mod purchases;
 mod readme;

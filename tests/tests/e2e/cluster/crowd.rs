@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use futures::stream::{self, StreamExt};
 use reqwest::Method;
+use serde_json::json;
 use souk_persistence::databases::DatabaseUrls;
 use souk_tests::cluster::Cluster;
 use souk_tests::laws;
@@ -58,6 +59,8 @@ pub struct Crowd {
     told: Told,
     /// The databases of orders, where there are several.
     pub orders: Vec<String>,
+    /// Between two purchases of a buyer.
+    pub pause: Duration,
     /// Purchases that were tried beside those of rushes.
     beside: Arc<AtomicUsize>,
 }
@@ -71,8 +74,8 @@ pub struct Rush {
 
 impl Crowd {
     /// Buyers with accounts, and products with stock.
-    pub async fn gather(cluster: &Cluster) -> Result<Self> {
-        let seller = Shopper::register(&cluster.url()).await?;
+    pub async fn gather(url: &str) -> Result<Self> {
+        let seller = Shopper::register(url).await?;
         let category = seller.category().await?;
         let mut products = Vec::new();
         for _ in 0..PRODUCTS {
@@ -80,7 +83,7 @@ impl Crowd {
         }
         let mut buyers = Vec::new();
         for _ in 0..BUYERS {
-            buyers.push(Shopper::register(&cluster.url()).await?.at(&cluster.url()));
+            buyers.push(Shopper::register(url).await?);
         }
         Ok(Self {
             buyers,
@@ -88,6 +91,7 @@ impl Crowd {
             keys: 0,
             told: Told::default(),
             orders: Vec::new(),
+            pause: Duration::ZERO,
             beside: Arc::default(),
         })
     }
@@ -145,7 +149,8 @@ impl Crowd {
                 let (buyer, products) = (buyer.clone(), Arc::clone(&self.products));
                 let (is_over, done, name) =
                     (Arc::clone(&is_over), Arc::clone(&done), format!("{}-{number}", self.keys));
-                tokio::spawn(async move { buy_until(&buyer, &products, &name, &is_over, &done).await })
+                let pause = self.pause;
+                tokio::spawn(async move { buy_until(&buyer, &products, &name, pause, &is_over, &done).await })
             })
             .collect();
         Rush { is_over, done, buying }
@@ -227,6 +232,7 @@ async fn buy_until(
     buyer: &Shopper,
     products: &[String],
     name: &str,
+    pause: Duration,
     is_over: &AtomicBool,
     done: &AtomicUsize,
 ) -> Told {
@@ -255,6 +261,7 @@ async fn buy_until(
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        tokio::time::sleep(pause).await;
     }
     told
 }
@@ -263,7 +270,7 @@ fn is_refusal(answer: &Answer) -> bool {
     matches!(answer.status.as_u16(), 503 | 429) && answer.headers.contains_key("retry-after")
 }
 
-/// Buys under a key: what is bought follows from it. A tenth is declined, some wait for the end.
+/// Buys under a key: what is bought follows from it. A tenth is declined, a tenth cancelled, some wait for the end.
 async fn place(buyer: &Shopper, products: &[String], key: &str) -> Result<Answer> {
     let number: usize = key.rsplit('/').next().and_then(|number| number.parse().ok()).unwrap_or(0);
     let (one, two) = (&products[number % products.len()], &products[(number + 1) % products.len()]);
@@ -278,5 +285,12 @@ async fn place(buyer: &Shopper, products: &[String], key: &str) -> Result<Answer
         .header("idempotency-key", key)
         .json(&Shopper::order(&[(one, 1), (two, 2)], token));
     let request = if number % 4 == 1 { request.header("prefer", "wait=3") } else { request };
-    send(request).await
+    let placed = send(request).await?;
+    if number % 10 == 7
+        && let Some(id) = placed.body["purchase_id"].as_str()
+    {
+        // Whether it comes in time, the laws do not mind.
+        drop(buyer.post(&format!("/purchases/{id}/cancel"), &json!({})).await);
+    }
+    Ok(placed)
 }

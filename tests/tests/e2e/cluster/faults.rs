@@ -28,7 +28,7 @@ fn slots_of(status: &Value, name: &str) -> Vec<(i64, i64)> {
 async fn a_node_that_is_killed_stopped_joined_or_restarted_costs_nobody_anything() -> Result<()> {
     let data = Data::new("upheaval")?;
     let mut cluster = Cluster::start(&data, 3, &[]).await?;
-    let mut crowd = Crowd::gather(&cluster).await?;
+    let mut crowd = Crowd::gather(&cluster.url()).await?;
 
     // kill -9.
     let theirs = slots_of(&cluster.status().await?, "node-2");
@@ -87,7 +87,7 @@ async fn a_node_that_is_killed_stopped_joined_or_restarted_costs_nobody_anything
 async fn a_node_that_is_paused_finds_that_the_database_refuses_it() -> Result<()> {
     let data = Data::new("paused")?;
     let cluster = Cluster::start(&data, 3, &[]).await?;
-    let mut crowd = Crowd::gather(&cluster).await?;
+    let mut crowd = Crowd::gather(&cluster.url()).await?;
     let rush = crowd.rush();
     rush.more(100).await?;
     let mut refused = 0.0;
@@ -134,7 +134,7 @@ async fn two_nodes_that_are_cut_off_from_each_other_and_a_database_that_restarts
     relay.aim(vec![cluster.node("node-2")?.link]);
     cluster.join("node-3", &[]).await?;
     cluster.settled(3).await?;
-    let mut crowd = Crowd::gather(&cluster).await?;
+    let mut crowd = Crowd::gather(&cluster.url()).await?;
 
     let rush = crowd.rush();
     rush.more(100).await?;

@@ -33,7 +33,7 @@ async fn move_slots(cluster: &Cluster, list: &str, slots: &str) -> Result<String
 async fn orders_move_to_another_server_while_they_are_made() -> Result<()> {
     let (data, other) = (Data::new("servers")?, Data::new("second-server")?);
     let mut cluster = Cluster::start(&data, 2, &[]).await?;
-    let mut crowd = Crowd::gather(&cluster).await?;
+    let mut crowd = Crowd::gather(&cluster.url()).await?;
     let rush = crowd.rush();
     rush.more(60).await?;
 

@@ -1,0 +1,337 @@
+//! What Souk is told on Kafka: purchases, and answers of a participant outside.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use souk_config::Kafka as KafkaSettings;
+use souk_gateway::bridge::trust::{SIGNATURE, Trust};
+use souk_persistence::kafka::{Brokers, KafkaPublisher};
+use souk_persistence::relay::{Message, Publisher};
+use souk_tests::cluster::counted;
+use souk_tests::kafka::Kafka;
+use souk_tests::process::{Data, Process};
+use souk_tests::shopper::{Shopper, send};
+use sqlx::{Connection, PgConnection, Row};
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+const OPERATOR: &str = "an operator's token";
+const RECORDS: usize = 10_000;
+/// Every so manieth record is poison.
+const POISON_EVERY: usize = 20;
+
+/// Writes records as a shop front would.
+struct Front {
+    publisher: KafkaPublisher,
+    prefix: &'static str,
+    trust: Trust,
+}
+
+impl Front {
+    fn new(kafka: &Kafka, prefix: &'static str) -> Self {
+        let signers = [("front".to_owned(), KEY.to_owned().into())].into();
+        Self {
+            publisher: KafkaPublisher::new(Brokers::plain(&kafka.addresses)),
+            prefix,
+            trust: Trust::new(&KafkaSettings { signers, ..KafkaSettings::default() }),
+        }
+    }
+
+    fn record(&self, id: &str, body: Vec<u8>) -> Message {
+        let signature = self.trust.sign("front", id, &body).unwrap_or_default();
+        let header = |name, value: &str| (Cow::Borrowed(name), value.as_bytes().to_vec());
+        Message {
+            topic: format!("{}purchase", self.prefix),
+            key: id.as_bytes().to_vec(),
+            headers: vec![header("ce_source", "front"), header("ce_id", id), header(SIGNATURE, &signature)],
+            body,
+            at_ms: 0,
+        }
+    }
+
+    async fn write(&self, records: Vec<Message>) -> Result<()> {
+        Ok(self.publisher.publish(records).await?)
+    }
+}
+
+fn purchase(customer: &str, product: &str) -> Value {
+    json!({"customer_id": customer, "order_items": [{"product_id": product, "quantity": 1}],
+        "payment": {"currency_code": "VND"}})
+}
+
+/// A record that can be no purchase, of the kind `number` of ten, and the code of its cause.
+fn poison(front: &Front, number: usize, id: &str, good: &Value) -> (Message, &'static str) {
+    let with = |change: fn(&mut Value)| {
+        let mut body = good.clone();
+        change(&mut body);
+        front.record(id, body.to_string().into_bytes())
+    };
+    let mut unsigned = front.record(id, good.to_string().into_bytes());
+    match number {
+        0 => (front.record(id, b"{\"customer_id\":".to_vec()), "invalid_body"),
+        1 => (front.record(id, vec![0xff, 0xfe]), "invalid_body"),
+        2 => (with(|body| body["gift"] = json!(true)), "invalid_body"),
+        3 => (with(|body| body["order_items"][0]["quantity"] = json!(0)), "invalid_quantity"),
+        4 => (
+            with(|body| body["order_items"] = json!([body["order_items"][0], body["order_items"][0]])),
+            "duplicate_product",
+        ),
+        5 => (with(|body| body["payment"]["currency_code"] = json!("EUR")), "currency_mismatch"),
+        6 => (
+            with(|body| body["order_items"][0]["product_id"] = json!(uuid::Uuid::now_v7())),
+            "product_not_found",
+        ),
+        7 => (with(|body| body["customer_id"] = json!(uuid::Uuid::now_v7())), "not_found"),
+        8 => {
+            unsigned.headers.pop();
+            (unsigned, "unsigned")
+        }
+        _ => {
+            let padded = format!("{good}{}", " ".repeat(70_000));
+            (front.record(id, padded.into_bytes()), "body_too_large")
+        }
+    }
+}
+
+async fn orders(data: &Data, status: &str) -> Result<i64> {
+    let mut connection = PgConnection::connect(&data.database("order_db")?).await?;
+    let query = sqlx::query("select count(*) from orders where status = $1").bind(status);
+    Ok(query.fetch_one(&mut connection).await?.try_get(0)?)
+}
+
+async fn dead_letters(shopper: &Shopper) -> Result<Vec<Value>> {
+    let operator = shopper.with_token(OPERATOR, "");
+    let answer = operator.get("/admin/dead-letters").await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    Ok(answer.body["dead_letters"].as_array().cloned().unwrap_or_default())
+}
+
+async fn until(what: &str, limit: Duration, is_so: impl AsyncFn() -> Result<bool>) -> Result<Duration> {
+    let begun = Instant::now();
+    while !is_so().await.with_context(|| what.to_owned())? {
+        ensure!(begun.elapsed() < limit, "{what} is not so after {limit:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(begun.elapsed())
+}
+
+#[tokio::test]
+async fn records_buy_and_what_cannot_be_bought_is_put_aside_until_it_is_put_back() -> Result<()> {
+    let Some(kafka) = Kafka::shared("purchases by record").await? else { return Ok(()) };
+    let data = Data::new("records")?;
+    let settings = [
+        ("SOUK__KAFKA__BROKERS", kafka.addresses.as_str()),
+        ("SOUK__KAFKA__PREFIX", "records."),
+        ("SOUK__KAFKA__SIGNERS__FRONT", KEY),
+        ("SOUK__ADMIN__TOKEN", OPERATOR),
+    ];
+    let node = Process::serve(&data, &settings).await?;
+    let shopper = Shopper::register(&node.url).await?;
+    let category = shopper.category().await?;
+    let product = shopper.product(&category, RECORDS as u64 * 2).await?;
+    let good = purchase(&shopper.account, &product);
+    let front = Front::new(kafka, "records.");
+
+    let mut expected: HashMap<&str, usize> = HashMap::new();
+    let mut records = Vec::new();
+    for number in 0..RECORDS {
+        let id = format!("order-{number}");
+        if number.is_multiple_of(POISON_EVERY) {
+            let (record, code) = poison(&front, number / POISON_EVERY % 10, &id, &good);
+            *expected.entry(code).or_default() += 1;
+            records.push(record);
+        } else {
+            records.push(front.record(&id, good.to_string().into_bytes()));
+        }
+        // Some come twice, and are one purchase each.
+        if number % POISON_EVERY == 1 {
+            records.push(front.record(&id, good.to_string().into_bytes()));
+        }
+    }
+    let (count, bad) = (records.len(), expected.values().sum::<usize>());
+    let begun = Instant::now();
+    front.write(records).await?;
+    let url = node.url.as_str();
+    let heard = async |outcome: &str| {
+        let name = format!(r#"souk_kafka_records_total{{topic="records.purchase",outcome="{outcome}"}}"#);
+        counted(url, &name).await
+    };
+    until("every record has had its effect", Duration::from_secs(120), async || {
+        Ok(heard("done").await? + heard("dead").await? == count as f64)
+    })
+    .await?;
+    let took = begun.elapsed();
+    let bought = i64::try_from(RECORDS - bad)?;
+    until("every purchase has ended", Duration::from_secs(60), async || {
+        Ok(orders(&data, "completed").await? == bought)
+    })
+    .await?;
+    println!("{count} records, {bad} of them poison: all had their effect after {took:.1?}");
+    assert_eq!(orders(&data, "pending").await? + orders(&data, "failed").await?, 0);
+
+    let letters = dead_letters(&shopper).await?;
+    let mut found: HashMap<&str, usize> = HashMap::new();
+    for letter in &letters {
+        *found.entry(letter["code"].as_str().unwrap_or_default()).or_default() += 1;
+        ensure!(letter["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{letter}");
+        ensure!(letter["record_id"].as_str().is_some_and(|id| id.starts_with("order-")), "{letter}");
+    }
+    assert_eq!(found, expected);
+
+    // An operator answers for those that were not signed, and mends one that said too little.
+    let of = |code: &str| letters.iter().filter(move |letter| letter["code"] == code).collect::<Vec<_>>();
+    let operator = shopper.with_token(OPERATOR, "");
+    let unsigned: Vec<_> = of("unsigned").iter().map(|letter| letter["id"].clone()).collect();
+    let answer = operator.post("/admin/dead-letters/replay", &json!({"ids": unsigned})).await?;
+    assert_eq!(answer.body["replayed"], json!(unsigned.len()), "{answer:?}");
+    let mended = &of("invalid_quantity")[0]["id"];
+    let body = json!({"ids": [mended], "body": good.to_string()});
+    let answer = operator.post("/admin/dead-letters/replay", &body).await?;
+    assert_eq!(answer.body["replayed"], 1, "{answer:?}");
+    let again = bought + i64::try_from(unsigned.len())? + 1;
+    until("what was put back is bought", Duration::from_secs(60), async || {
+        Ok(orders(&data, "completed").await? == again)
+    })
+    .await?;
+    assert_eq!(dead_letters(&shopper).await?.len(), letters.len() - unsigned.len() - 1);
+    let nobody = shopper.get("/admin/dead-letters").await?;
+    assert_eq!(nobody.status, 401, "it is for operators");
+    let none = operator.post("/admin/dead-letters/replay", &json!({"ids": ["0/999999"]})).await?;
+    assert_eq!(none.status, 404, "{none:?}");
+    assert_eq!(node.stop().await?, 0);
+    Ok(())
+}
+
+/// Python with what the example participant needs. `None`: there is none here, and it is said that the test is skipped.
+async fn python(test: &str) -> Result<Option<PathBuf>> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tests.join("../target/services/python");
+    let python = folder.join("bin/python");
+    if !folder.join("is-complete").exists() {
+        let requirements = tests.join("participants/requirements.txt");
+        let made = "python3 -m venv --clear \"$0\" && \"$0\"/bin/pip install -q -r \"$1\" && touch \"$0\"/is-complete";
+        let output = Command::new("bash").args(["-c", made]).arg(&folder).arg(&requirements).output().await?;
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr);
+            let why = why.lines().last().unwrap_or("python3 -m venv fails");
+            writeln!(std::io::stderr(), "skipped: {test}: {why}")?;
+            return Ok(None);
+        }
+    }
+    Ok(Some(python))
+}
+
+/// The example participant, which does wrong what it can.
+fn participant(python: &Path, kafka: &Kafka, books: &Path) -> Result<Child> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("participants/payment.py");
+    let child = Command::new(python)
+        .arg(script)
+        .args(["--brokers", kafka.addresses.as_str(), "--prefix", "outside.", "--key", KEY])
+        .args(["--duplicate", "0.2", "--late", "3", "--wrong-amount", "0.05"])
+        .arg("--books")
+        .arg(books)
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    Ok(child)
+}
+
+/// What its books say: (purchase, captured, refunded).
+async fn booked(python: &Path, books: &Path) -> Result<HashMap<String, (i64, i64)>> {
+    let read = "import json, sqlite3, sys; print(json.dumps(sqlite3.connect(sys.argv[1]).execute(
+        'select purchase, captured, refunded from payment').fetchall()))";
+    let output = Command::new(python).args(["-c", read]).arg(books.join("payments.db")).output().await?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows: Vec<(String, i64, i64)> = serde_json::from_slice(&output.stdout)?;
+    Ok(rows.into_iter().map(|(purchase, captured, refunded)| (purchase, (captured, refunded))).collect())
+}
+
+#[tokio::test]
+async fn a_payment_service_outside_is_killed_and_late_and_lies_and_no_money_is_lost() -> Result<()> {
+    const TEST: &str = "a payment service outside";
+    const PURCHASES: usize = 1_000;
+    let Some(kafka) = Kafka::shared(TEST).await? else { return Ok(()) };
+    let Some(python) = python(TEST).await? else { return Ok(()) };
+    let data = Data::new("outside")?;
+    let books = data.path().join("books");
+    let settings = [
+        ("SOUK__KAFKA__BROKERS", kafka.addresses.as_str()),
+        ("SOUK__KAFKA__PREFIX", "outside."),
+        ("SOUK__KAFKA__OUTSIDE", "payment"),
+        // Longer than the group needs to notice that a member was killed.
+        ("SOUK__ACTORS__RESERVE_MS", "30000"),
+        ("SOUK__KAFKA__SIGNERS__PAYMENTS", KEY),
+        ("SOUK__ADMIN__TOKEN", OPERATOR),
+    ];
+    let node = Process::serve(&data, &settings).await?;
+    let mut payments = participant(&python, kafka, &books)?;
+    let shopper = Shopper::register(&node.url).await?;
+    let category = shopper.category().await?;
+    let product = shopper.product(&category, PURCHASES as u64 + 1).await?;
+    let first = shopper.buy(&[(&product, 1)], None).await?;
+    ensure!(first.body["status"] == "completed", "the payment service is there: {first:?}");
+    let buy = async |number: usize| {
+        let declined = number.is_multiple_of(20).then_some("tok_declined");
+        let body = Shopper::order(&[(&product, 1)], declined);
+        let answer = send(shopper.request(reqwest::Method::POST, "/purchases").json(&body)).await?;
+        ensure!(answer.status == 202, "{answer:?}");
+        Ok(())
+    };
+    for part in 0..4 {
+        let asked = (part * PURCHASES / 4..(part + 1) * PURCHASES / 4).map(buy);
+        futures::future::try_join_all(asked).await?;
+        if part % 2 == 0 {
+            // In the middle of what it was asked.
+            payments.kill().await?;
+            payments = participant(&python, kafka, &books)?;
+        }
+    }
+    until("every purchase has ended", Duration::from_secs(90), async || {
+        Ok(orders(&data, "pending").await? == 0)
+    })
+    .await?;
+    let owes = "select count(*) from entity where kind = 6 and owed is not null";
+    until("nothing is being undone", Duration::from_secs(90), async || {
+        let mut connection = PgConnection::connect(&data.database("order_db")?).await?;
+        Ok(sqlx::query(owes).fetch_one(&mut connection).await?.try_get::<i64, _>(0)? == 0)
+    })
+    .await?;
+
+    let books = booked(&python, &books).await?;
+    let mut connection = PgConnection::connect(&data.database("order_db")?).await?;
+    let query = sqlx::query("select id::text, status, amount from orders");
+    let mut paid = 0;
+    let (mut completed, mut others) = (0, 0);
+    for row in query.fetch_all(&mut connection).await? {
+        let (id, status): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        let (captured, refunded) = books.get(&id).copied().unwrap_or_default();
+        match status.as_str() {
+            "completed" => {
+                assert_eq!((Some(captured), refunded), (row.try_get(2)?, 0), "{id}");
+                paid += captured;
+                completed += 1;
+            }
+            _ => {
+                assert_eq!(captured, refunded, "{id} is {status}");
+                others += 1;
+            }
+        }
+    }
+    let kept: i64 = books.values().map(|(captured, refunded)| captured - refunded).sum();
+    assert_eq!((completed + others, kept), (PURCHASES + 1, paid));
+    assert_eq!(shopper.inventory(&product).await?, i64::try_from(PURCHASES + 1 - completed)?);
+    let lies = dead_letters(&shopper).await?;
+    ensure!(lies.iter().all(|letter| letter["code"] == "not_believed"), "{lies:?}");
+    println!("{completed} paid, {others} not; {} answers were not believed", lies.len());
+    ensure!(completed > PURCHASES / 2 && others >= PURCHASES / 20 && !lies.is_empty());
+    payments.kill().await?;
+    assert_eq!(node.stop().await?, 0);
+    Ok(())
+}
