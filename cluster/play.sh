@@ -8,8 +8,9 @@ cd "$(dirname "$0")/.."
 
 souk=${SOUK:-target/release/souk}
 data=${DATA:-data/cluster}
-port=${PORT:-8080}
 mkdir -p "$data"
+# A node that is started alone is one of those that were started together.
+port=${PORT:-$(cat "$data/port" 2>/dev/null || echo 8080)}
 
 secret() {
     [ -s "$data/$1" ] || (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$data/$1")
@@ -40,6 +41,8 @@ if [ "${1:-}" = node ]; then
     echo "node-$2 is starting: http://127.0.0.1:$((port + $2)), log in $data/node-$2.log"
     exit
 fi
+
+echo "$port" >"$data/port"
 
 command -v haproxy >/dev/null 2>&1 || [ -x /usr/sbin/haproxy ] || { echo "haproxy is not installed" >&2; exit 1; }
 haproxy=$(command -v haproxy || echo /usr/sbin/haproxy)
