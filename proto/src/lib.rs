@@ -1,9 +1,11 @@
 //! What leaves the process, as protobuf: the envelope between nodes, and the shop's records on Kafka.
 
+mod asyncapi;
 mod schema;
 mod timestamp;
 pub mod topic;
 
+pub use asyncapi::asyncapi;
 pub use schema::json_schemas;
 pub use timestamp::Timestamp;
 
