@@ -369,5 +369,8 @@ pub fn router(app: App) -> Router {
         .nest("/api/v1", api)
         .merge(health::routes())
         .split_for_parts();
-    layers(router.merge(docs::routes(description)), limits).with_state(app)
+    // Whether or not there is a Kafka: who is to connect one wants to read it first.
+    let kafka = &app.settings().kafka;
+    let contract = souk_proto::asyncapi(env!("CARGO_PKG_VERSION"), &kafka.prefix, kafka.partitions);
+    layers(router.merge(docs::routes(description, &contract)), limits).with_state(app)
 }

@@ -1,7 +1,10 @@
 //! The API's description, made from the handlers, and a page to browse it that needs no network.
 
 use axum::Router;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
+use bytes::Bytes;
+use serde_json::Value;
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Description;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -15,7 +18,8 @@ use crate::problem::{Code, ProblemBody, Violation};
     info(
         title = "Souk",
         description = "A shop in which every purchase is a saga that survives crashes. Errors are \
-            application/problem+json; their codes are listed at /docs/problems."
+            application/problem+json; their codes are listed at /docs/problems. What is said on Kafka is described \
+            at /asyncapi.json."
     ),
     components(schemas(ProblemBody, Violation)),
     modifiers(&Bearer)
@@ -35,12 +39,14 @@ impl utoipa::Modify for Bearer {
     }
 }
 
-/// `/openapi.json`, `/docs` and `/docs/problems`.
-pub fn routes<S: Clone + Send + Sync + 'static>(description: Description) -> Router<S> {
+/// `/openapi.json`, `/docs` and `/docs/problems`; `/asyncapi.json`, the contract on Kafka.
+pub fn routes<S: Clone + Send + Sync + 'static>(description: Description, contract: &Value) -> Router<S> {
     // The page would otherwise ask a validator on the network about the description.
     let config = Config::default().validator_url("none").persist_authorization(true);
     let page = SwaggerUi::new("/docs").url("/openapi.json", description).config(config);
-    Router::new().merge(page).route("/docs/problems", get(problems))
+    let contract = Bytes::from(contract.to_string());
+    let asyncapi = || async { ([(CONTENT_TYPE, "application/json")], contract) };
+    Router::new().merge(page).route("/docs/problems", get(problems)).route("/asyncapi.json", get(asyncapi))
 }
 
 async fn problems() -> String {

@@ -6,11 +6,12 @@ use axum::http::{Request, StatusCode};
 use serde_json::Value;
 use souk_gateway::docs::{self, Api};
 use souk_gateway::problem::Code;
+use souk_proto::topic::Topic;
 use tower::ServiceExt;
 use utoipa::OpenApi;
 
 async fn page(path: &str) -> (StatusCode, String) {
-    let router: Router = docs::routes(Api::openapi());
+    let router: Router = docs::routes(Api::openapi(), &souk_proto::asyncapi("1.2.3", "shop.", 10));
     let request = Request::get(path).body(Body::empty()).expect("a request");
     let answer = router.oneshot(request).await.expect("answered");
     let status = answer.status();
@@ -48,6 +49,18 @@ async fn the_description_is_openapi_3_1_and_knows_problems_and_tokens() {
     assert!(description["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")), "{text}");
     assert_eq!(description["components"]["securitySchemes"]["token"]["scheme"], "bearer");
     assert!(description["components"]["schemas"]["Problem"]["properties"]["retry"].is_object(), "{text}");
+}
+
+#[tokio::test]
+async fn the_contract_on_kafka_is_served_as_asyncapi() {
+    let (status, text) = page("/asyncapi.json").await;
+    assert_eq!(status, 200);
+    let contract: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(contract["asyncapi"], "3.0.0");
+    for topic in Topic::ALL {
+        let address = format!("shop.{}", topic.name());
+        assert_eq!(contract["channels"][topic.name()]["address"], address, "{topic:?}");
+    }
 }
 
 #[tokio::test]
