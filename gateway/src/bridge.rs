@@ -289,6 +289,34 @@ mod tests {
     }
 
     #[test]
+    fn a_record_has_the_headers_that_the_contract_says() {
+        let contract = souk_proto::asyncapi("1.2.3", "", 10);
+        for (kind, topic) in [(Kind::Order, Topic::CreatePayment), (Kind::Account, Topic::SendRegisterEmail)]
+        {
+            let record = Record {
+                topic,
+                key: Uuid::from_u128(7),
+                version: 1,
+                id: "7/1/0".to_owned(),
+                at: Timestamp::default(),
+                trace: None,
+                body: "{}".to_owned(),
+            };
+            let message = message("", kind, record);
+            let name = topic.message().expect("there is one");
+            let headers = &contract["components"]["messages"][name]["headers"];
+            for (header, value) in &message.headers {
+                let schema = &headers["properties"][header.as_ref()];
+                assert!(schema.is_object(), "{header}");
+                let certain = schema["const"].as_str().map(str::as_bytes);
+                assert!(certain.is_none_or(|certain| certain == value), "{header}: {schema}");
+            }
+            let required = headers["required"].as_array().map(Vec::len);
+            assert_eq!(required, Some(message.headers.len()), "{headers}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_processed_is_kept_longer() {
         let topics = topics(&Kafka { prefix: "shop.".to_owned(), replication: 3, ..Kafka::default() });
         assert_eq!(topics.len(), Topic::ALL.len());

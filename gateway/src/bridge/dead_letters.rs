@@ -246,6 +246,21 @@ mod tests {
     }
 
     #[test]
+    fn letters_and_marks_have_the_headers_that_the_contract_says() {
+        let contract = souk_proto::asyncapi("1.2.3", "", 10);
+        let letter = letter("", &record(), &Cause::new("unsigned", String::new()), Timestamp::default());
+        let [_, mark] =
+            replay("", &queued(&letter, 7), None, &trust(), Timestamp::default()).expect("is a letter");
+        for (message, name) in [(letter, "DeadLetter"), (mark, "DeadLetterReplayed")] {
+            let mut ours: Vec<_> = message.headers.iter().map(|(name, _)| name.as_ref()).collect();
+            ours.retain(|name| name.starts_with(OURS));
+            ours.sort_unstable();
+            let headers = &contract["components"]["messages"][name]["headers"];
+            assert_eq!(headers["required"], serde_json::json!(ours), "{name}");
+        }
+    }
+
+    #[test]
     fn a_letter_that_dies_again_tells_its_last_cause() {
         let first = Cause::new("invalid_body", "first".to_owned());
         let dead = queued(&letter("", &record(), &first, Timestamp::default()), 0);
