@@ -143,8 +143,8 @@ mod tests {
     fn an_answer_is_exactly_one_of_its_kinds_and_each_is_described() {
         let schemas = json_schemas("#/");
         let reply = &schemas["Reply"];
-        let kinds =
-            ["reserved", "captured", "rolled_back", "refused"].map(|kind| json!({"required": [kind]}));
+        let kinds = ["reserved", "captured", "rolled_back", "refused", "rollback_refused"]
+            .map(|kind| json!({"required": [kind]}));
         assert_eq!(reply["oneOf"], Value::from(kinds.to_vec()));
         assert_eq!(reply["required"], json!(["purchase_id", "step"]));
         assert_eq!(reply["properties"]["captured"]["allOf"], json!([{"$ref": "#/Captured"}]));

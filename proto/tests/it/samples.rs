@@ -161,6 +161,15 @@ pub fn all() -> Vec<Sample> {
                 detail: "3 are left".to_owned(),
             }),
         ),
+        reply(
+            "Reply.rollback_refused",
+            Step::CreatePayment,
+            Outcome::RollbackRefused(Refused {
+                code: "account_closed".to_owned(),
+                product_id: None,
+                detail: "the card is no more".to_owned(),
+            }),
+        ),
         Sample::new(
             "SendRegisterEmail",
             SendRegisterEmail {
