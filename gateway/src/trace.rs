@@ -30,7 +30,8 @@ impl TraceParent {
     }
 }
 
-fn parse(header: &str) -> Option<TraceParent> {
+/// What a valid header says.
+pub fn parse(header: &str) -> Option<TraceParent> {
     let mut parts = header.trim().split('-');
     let version = hex(parts.next()?, 2)?;
     let (trace, span) = (hex(parts.next()?, 32)?, hex(parts.next()?, 16)?);

@@ -1,6 +1,6 @@
 //! The topics of Kafka, and what is said on each.
 
-/// A topic. All but the last are keyed by the purchase, so the order of one purchase is kept.
+/// A topic. What is said of a purchase is keyed by it, so its order is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each is the topic of its name; `souk/shop.proto` says what is on it")]
 pub enum Topic {

@@ -23,6 +23,7 @@ use super::trust::{Name, Trust};
 use crate::app::App;
 use crate::problem::{Code, Problem, Retry};
 use crate::purchases::{Buy, BuyItem, BuyPayment, impossible, valid};
+use crate::trace::{self, TraceParent};
 
 const AGAIN_FIRST: Duration = Duration::from_millis(50);
 const AGAIN_LAST: Duration = Duration::from_secs(5);
@@ -41,7 +42,7 @@ pub async fn start(app: &App, trust: &Trust, record: &Incoming) -> Result<(), Ca
     let account = customer.uuid();
     let parts: [&[u8]; 3] = [source.as_bytes(), account.as_bytes(), record_id.as_bytes()];
     let id = Id::<Order>::named("record on purchase", &parts, Some(customer.slot()));
-    let trace = record.header("traceparent").map(str::to_owned);
+    let trace = record.header("traceparent").and_then(trace::parse).map(TraceParent::header);
     let mut again = AGAIN_FIRST;
     loop {
         match attempt(app, customer, id, &buy, (&fingerprint, trace.as_deref())).await {
