@@ -8,5 +8,6 @@ mod move_slots;
 mod partitioned;
 mod postgres;
 mod proxy;
+mod relay;
 mod sandbox;
 mod server;

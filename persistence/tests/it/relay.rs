@@ -1,0 +1,184 @@
+//! The journal as an outbox: in the order of commits, behind a cursor, at least once.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use souk_persistence::databases::{Place, places};
+use souk_persistence::journal::StoredRow;
+use souk_persistence::migrate::Service;
+use souk_persistence::relay::{
+    Message, Outbox, Page, Publisher, Relay, RelaySettings, Told, Tongue, Undelivered,
+};
+use sqlx::{Connection, PgConnection, Row as _};
+use uuid::Uuid;
+
+use crate::journal::{commit, number, row};
+use crate::server::{Postgres, urls};
+
+const KIND: i16 = 5;
+const BEFORE_EVERYTHING: &str = "update cursor set xid = -9223372036854775807, version = 0";
+
+fn orders(postgres: &Postgres) -> Place {
+    places(&urls(&postgres.server), Service::Order).expect("is named").remove(0)
+}
+
+fn read(page: &Page) -> Vec<(u128, i32)> {
+    page.rows.iter().map(|row| (number(row.position.stream), row.position.version)).collect()
+}
+
+#[tokio::test]
+async fn rows_come_in_the_order_of_commits_and_none_before_one_that_may_yet_come() {
+    let postgres = Postgres::start().await;
+    let journal = postgres.databases.order.clone();
+    let mut outbox = Outbox::open(&orders(&postgres), "reader");
+    assert_eq!(read(&outbox.read(&[KIND], 10).await.expect("reads")), []);
+    for (number, version) in [(2, 1), (1, 1), (2, 2)] {
+        commit(&journal, row(number, version)).await;
+    }
+    let page = outbox.read(&[KIND], 10).await.expect("reads");
+    assert_eq!(read(&page), [(2, 1), (1, 1), (2, 2)]);
+    assert!(page.rows.iter().all(|row| row.events.is_some()));
+    assert_eq!(
+        read(&outbox.read(&[KIND], 2).await.expect("reads")),
+        [(2, 1), (1, 1)],
+        "as many as asked for"
+    );
+    let others = outbox.read(&[KIND + 1], 10).await.expect("reads");
+    assert!(others.rows.iter().all(|row| row.events.is_none()), "they are passed over, and not told");
+
+    // Whoever writes, anywhere on the server, may yet commit a row that comes before.
+    let mut writer = PgConnection::connect_with(&postgres.options("product_db")).await.expect("connects");
+    for statement in ["begin", "select pg_current_xact_id()"] {
+        sqlx::query(statement).fetch_all(&mut writer).await.expect("runs");
+    }
+    commit(&journal, row(3, 1)).await;
+    let page = outbox.read(&[KIND], 10).await.expect("reads");
+    assert_eq!(read(&page).len(), 3, "it is held back");
+    assert!(page.standing.held > Duration::ZERO);
+    sqlx::query("commit").execute(&mut writer).await.expect("commits");
+    assert_eq!(read(&outbox.read(&[KIND], 10).await.expect("reads")).last(), Some(&(3, 1)));
+
+    // The cursor moves forward, once.
+    let page = outbox.read(&[KIND], 10).await.expect("reads");
+    let last = page.rows.last().expect("is read").position;
+    assert!(outbox.advance(page.cursor, last).await.expect("moves"));
+    assert!(!outbox.advance(page.cursor, last).await.expect("is told"), "somebody else has moved it");
+    assert_eq!(read(&outbox.read(&[KIND], 10).await.expect("reads")), []);
+    let before = outbox.before(&[(page.rows[0].position.stream, 2)]).await.expect("reads");
+    assert_eq!(before.iter().map(|(_, row)| row.version).collect::<Vec<_>>(), [1]);
+
+    // A dump of another server: what it numbered means nothing here.
+    postgres.sql("order_db", "update journal set xid = xid + 1000000000").await;
+    postgres.sql("order_db", "update cursor set xid = xid + 1000000000").await;
+    assert!(outbox.read(&[KIND], 10).await.expect("reads").standing.is_ahead);
+    outbox.reset().await.expect("resets");
+    let mut again = read(&outbox.read(&[KIND], 10).await.expect("reads"));
+    assert!(again.windows(2).all(|pair| pair[0].0 != pair[1].0 || pair[0].1 < pair[1].1), "{again:?}");
+    again.sort_unstable();
+    assert_eq!(again, [(1, 1), (2, 1), (2, 2), (3, 1)], "everything is told again");
+    postgres.stop().await;
+}
+
+/// Refuses every third time, and keeps what it took.
+#[derive(Default)]
+struct Moody {
+    taken: Mutex<Vec<(u128, i32)>>,
+    asked: Mutex<usize>,
+}
+
+impl Publisher for Moody {
+    fn publish(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<(), Undelivered>> {
+        async move {
+            let mut asked = self.asked.lock().expect("nobody panicked");
+            *asked += 1;
+            let said = messages.iter().map(|message| {
+                let text = String::from_utf8(message.body.clone()).expect("text");
+                let (number, version) = text.split_once(' ').expect("two numbers");
+                (number.parse().expect("a number"), version.parse().expect("a number"))
+            });
+            // Some of what is refused has arrived nevertheless.
+            let arrives = if *asked % 3 == 1 { messages.len() / 2 } else { messages.len() };
+            self.taken.lock().expect("nobody panicked").extend(said.take(arrives));
+            match arrives == messages.len() {
+                true => Ok(()),
+                false => Err(Undelivered("it is moody".into())),
+            }
+        }
+        .boxed()
+    }
+}
+
+fn tongue() -> Tongue {
+    let tell = |_: i16, stream: Uuid, rows: &[StoredRow], after: i32| -> Told {
+        assert!(rows.iter().map(|row| row.version).eq(1..=rows.len() as i32), "all of the stream is there");
+        let news = rows.iter().filter(|row| row.version > after);
+        let message = |row: &StoredRow| Message {
+            topic: "topic".to_owned(),
+            key: Vec::new(),
+            headers: Vec::new(),
+            body: format!("{} {}", number(stream), row.version).into_bytes(),
+            at_ms: 0,
+        };
+        Ok(news.map(message).collect())
+    };
+    Tongue { kinds: vec![KIND], remembers: vec![KIND], tell: Arc::new(tell) }
+}
+
+#[tokio::test]
+async fn a_consumer_that_fails_is_told_everything_and_each_stream_in_order() {
+    let postgres = Postgres::start().await;
+    let journal = postgres.databases.order.clone();
+    let publisher = Arc::new(Moody::default());
+    let pace = RelaySettings { interval: Duration::from_millis(5), page: 7, rows_per_second: 100_000 };
+    let outbox = Outbox::open(&orders(&postgres), "moody");
+    let relay = Relay::new(outbox, tongue(), publisher.clone(), pace, || true);
+    let relaying = tokio::spawn(relay.run());
+    for version in 1..=10 {
+        for number in 1..=5 {
+            commit(&journal, row(number, version)).await;
+        }
+    }
+    let all = |taken: &[(u128, i32)]| (1..=5).all(|number| taken.contains(&(number, 10)));
+    let told = async {
+        while !all(&publisher.taken.lock().expect("nobody panicked")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), told).await.expect("everything is told");
+    relaying.abort();
+    let taken = publisher.taken.lock().expect("nobody panicked").clone();
+    for number in 1..=5 {
+        let mut first: Vec<i32> = Vec::new();
+        for (_, version) in taken.iter().filter(|(of, _)| *of == number) {
+            if !first.contains(version) {
+                first.push(*version);
+            }
+        }
+        assert_eq!(first, (1..=10).collect::<Vec<_>>(), "{number}");
+    }
+    assert!(taken.len() > 50, "some were told twice");
+    postgres.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_consumer_was_not_told_is_not_forgotten() {
+    let postgres = Postgres::start().await;
+    let journal = postgres.databases.order.clone();
+    for version in 1..=3 {
+        let snapshot = Some(format!(r#"{{"version": {version}}}"#));
+        commit(&journal, souk_persistence::journal::Row { snapshot, ..row(1, version) }).await;
+    }
+    let mut outbox = Outbox::open(&orders(&postgres), "late");
+    outbox.read(&[KIND], 1).await.expect("begins");
+    assert_eq!(journal.forget(vec![KIND], 10).await.expect("forgets"), 0, "nothing of it was told");
+    let page = outbox.read(&[KIND], 10).await.expect("reads");
+    outbox.advance(page.cursor, page.rows[2].position).await.expect("moves");
+    assert_eq!(journal.forget(vec![KIND], 10).await.expect("forgets"), 2);
+    let left = postgres.sql("order_db", "select count(*) from journal").await;
+    assert_eq!(left[0].get::<i64, _>(0), 1);
+    postgres.sql("order_db", BEFORE_EVERYTHING).await;
+    assert_eq!(read(&outbox.read(&[KIND], 10).await.expect("reads")), [(1, 3)]);
+    postgres.stop().await;
+}
