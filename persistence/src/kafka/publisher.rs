@@ -1,6 +1,6 @@
 //! Writes to Kafka: idempotent, acknowledged by all replicas in sync, in the order of each key.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -29,8 +29,10 @@ impl Batch {
     fn heard(&self, error: Option<KafkaError>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.0 = state.0.saturating_sub(1);
-        if let Some(error) = error {
-            state.1.get_or_insert(error);
+        if let Some(error) = error
+            && state.1.as_ref().is_none_or(is_consequence)
+        {
+            state.1 = Some(error);
         }
         if state.0 == 0 {
             self.changed.notify_one();
@@ -49,6 +51,12 @@ impl Batch {
             changed.await;
         }
     }
+}
+
+/// Another message was not delivered, which is why this one is not.
+fn is_consequence(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{PurgeInflight, PurgeQueue};
+    matches!(error, KafkaError::MessageProduction(PurgeInflight | PurgeQueue))
 }
 
 struct Deliveries;
@@ -71,18 +79,53 @@ impl ProducerContext for Deliveries {
     }
 }
 
-type Client = ThreadedProducer<Deliveries>;
+/// A client of librdkafka, until it is ended.
+struct Client(RwLock<Option<ThreadedProducer<Deliveries>>>);
+
+type Record<'a> = BaseRecord<'a, [u8], [u8], Arc<Batch>>;
+
+impl Client {
+    /// Comes back where there is no room. Of several who give at once each is told from its next message on that it is
+    /// ended: what comes behind one that is not delivered must not be either.
+    fn send<'a>(&self, record: Record<'a>) -> Result<Option<Record<'a>>, KafkaError> {
+        let producer = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        match producer.as_ref().ok_or(KafkaError::Canceled)?.send(record) {
+            Ok(()) => Ok(None),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), record)) => Ok(Some(record)),
+            Err((error, _)) => Err(error),
+        }
+    }
+
+    /// What it still has is not delivered any more, and whoever waits for that is told. It is dropped where nobody waits
+    /// for it.
+    fn end(&self) {
+        let producer = self.0.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(producer) = producer {
+            std::thread::spawn(move || {
+                producer.purge(PurgeConfig::default().queue().inflight());
+                drop(producer);
+            });
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
 
 /// Writes to Kafka.
 pub struct KafkaPublisher {
     brokers: Brokers,
     client: Mutex<Option<Arc<Client>>>,
+    making: tokio::sync::Mutex<()>,
 }
 
 impl KafkaPublisher {
     /// Connects when something is first published, and again for as long as it takes.
     pub fn new(brokers: Brokers) -> Self {
-        Self { brokers, client: Mutex::new(None) }
+        Self { brokers, client: Mutex::new(None), making: tokio::sync::Mutex::new(()) }
     }
 
     fn current(&self) -> Option<Arc<Client>> {
@@ -90,6 +133,8 @@ impl KafkaPublisher {
     }
 
     async fn client(&self) -> Result<Arc<Client>, KafkaError> {
+        // Of several who publish first one makes it.
+        let _making = self.making.lock().await;
         if let Some(client) = self.current() {
             return Ok(client);
         }
@@ -108,22 +153,17 @@ impl KafkaPublisher {
             // As the Java client has it: whoever writes to the same topics finds the same partitions.
             .set("partitioner", "murmur2_random");
         let made = tokio::task::spawn_blocking(move || config.create_with_context(Deliveries)).await;
-        let client: Arc<Client> = Arc::new(made.map_err(|_| KafkaError::Canceled)??);
+        let client = Arc::new(Client(RwLock::new(Some(made.map_err(|_| KafkaError::Canceled)??))));
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&client));
         Ok(client)
     }
 
-    /// What this client still has is not delivered any more, and whoever publishes next has another. It is dropped where
-    /// nobody waits for it.
+    /// What this client still has is not delivered any more, and whoever publishes next has another.
     fn abandon(&self, client: &Arc<Client>) {
+        client.end();
         let mut current = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, client))
-            && let Some(current) = current.take()
-        {
-            std::thread::spawn(move || {
-                current.purge(PurgeConfig::default().queue().inflight());
-                drop(current);
-            });
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, client)) {
+            *current = None;
         }
     }
 
@@ -164,33 +204,20 @@ async fn send(client: &Client, message: &Message, batch: &Arc<Batch>) -> Result<
         .fold(OwnedHeaders::new_with_capacity(message.headers.len()), |headers, (key, value)| {
             headers.insert(Header { key, value: Some(value) })
         });
-    let mut record = BaseRecord::with_opaque_to(&message.topic, Arc::clone(batch))
-        .key(&message.key)
-        .payload(&message.body)
+    let mut record: Record<'_> = BaseRecord::with_opaque_to(&message.topic, Arc::clone(batch))
+        .key(message.key.as_slice())
+        .payload(message.body.as_slice())
         .timestamp(message.at_ms)
         .headers(headers);
-    loop {
-        match client.send(record) {
-            Ok(()) => return Ok(()),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), refused)) => {
-                record = refused;
-                tokio::time::sleep(ROOM_AGAIN).await;
-            }
-            Err((error, _)) => return Err(error),
-        }
+    while let Some(refused) = client.send(record)? {
+        record = refused;
+        tokio::time::sleep(ROOM_AGAIN).await;
     }
+    Ok(())
 }
 
 impl Publisher for KafkaPublisher {
     fn publish(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<(), Undelivered>> {
         async move { self.deliver(messages).await.map_err(|error| Undelivered(error.into())) }.boxed()
-    }
-}
-
-impl Drop for KafkaPublisher {
-    fn drop(&mut self) {
-        if let Some(client) = self.client.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
-            std::thread::spawn(move || drop(client));
-        }
     }
 }
