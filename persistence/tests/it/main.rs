@@ -4,6 +4,7 @@ mod embedded;
 mod folder;
 mod hold;
 mod journal;
+mod kafka;
 mod move_slots;
 mod partitioned;
 mod postgres;
