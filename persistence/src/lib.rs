@@ -3,6 +3,7 @@
 //!
 //! Start at [`journal`]: the contract that the rest of Souk stands on. Nothing here knows what an order is.
 
+mod causes;
 pub mod chance;
 pub mod databases;
 pub mod embedded;
@@ -23,4 +24,5 @@ mod sync;
 mod timestamp;
 mod writer;
 
+pub use causes::causes;
 pub use timestamp::Timestamp;

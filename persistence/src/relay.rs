@@ -19,6 +19,7 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::causes;
 use crate::chance;
 use crate::journal::StoredRow;
 use pace::Pace;
@@ -252,7 +253,7 @@ impl Relay {
     }
 
     fn report(&self, stop: &Stop) {
-        tracing::warn!(db = self.outbox.name(), error = stop as &dyn std::error::Error, "the relay waits");
+        tracing::warn!(db = self.outbox.name(), error = causes(stop), "the relay waits");
     }
 
     fn says_that_it_stands(&self, stands: bool) {
