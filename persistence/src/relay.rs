@@ -143,7 +143,7 @@ impl Relay {
         let mut again = AGAIN_FIRST;
         loop {
             if !(self.is_mine)() {
-                self.outbox.close();
+                self.stands_aside();
                 tokio::time::sleep(ASIDE).await;
                 continue;
             }
@@ -207,6 +207,11 @@ impl Relay {
         metrics::gauge!("souk_relay_lag_seconds", "db" => db).set(lag.as_secs_f64());
     }
 
+    fn show_held(&self, held: Duration) {
+        let db = self.outbox.name().to_owned();
+        metrics::gauge!("souk_relay_held_seconds", "db" => db).set(held.as_secs_f64());
+    }
+
     /// What a page tells, stream by stream.
     async fn words(&mut self, page: &Page) -> Result<Vec<Message>, Stop> {
         let mut streams: BTreeMap<(i16, Uuid), Vec<StoredRow>> = BTreeMap::new();
@@ -236,11 +241,20 @@ impl Relay {
         Ok(messages)
     }
 
+    /// How things stand, whoever tells now says.
+    fn stands_aside(&mut self) {
+        self.outbox.close();
+        self.catches_up = false;
+        self.show_lag(Duration::ZERO);
+        self.show_held(Duration::ZERO);
+        self.says_that_it_stands(false);
+    }
+
     fn measure(&mut self, standing: &Standing) {
         let Standing { lag, held, .. } = *standing;
         self.show_lag(lag);
-        let db = self.outbox.name().to_owned();
-        metrics::gauge!("souk_relay_held_seconds", "db" => db.clone()).set(held.as_secs_f64());
+        self.show_held(held);
+        let db = self.outbox.name();
         let was_behind = std::mem::replace(&mut self.catches_up, lag > BEHIND);
         match (was_behind, self.catches_up) {
             (false, true) => {
