@@ -1,14 +1,23 @@
 //! Topics are made when they are missing.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{Producer, ProducerContext, ThreadedProducer};
+use tokio::sync::oneshot;
 
 use super::Brokers;
 
 const ANSWER_MAX: Duration = Duration::from_secs(15);
+/// Until one of the brokers has answered.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// A topic that there should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +36,8 @@ pub struct NewTopic {
 #[derive(Debug, thiserror::Error)]
 pub enum TopicsError {
     /// No broker answers, or none takes this side.
-    #[error("brokers cannot be asked")]
-    Unavailable(#[from] KafkaError),
+    #[error("brokers cannot be asked: {0}")]
+    Unavailable(String),
     /// A broker refuses.
     #[error("topic {topic} cannot be made: {code}")]
     Refused {
@@ -39,15 +48,62 @@ pub enum TopicsError {
     },
 }
 
+impl From<KafkaError> for TopicsError {
+    fn from(error: KafkaError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+/// What librdkafka says of its connections. Whoever asks is told no more than that there was no answer.
+#[derive(Default)]
+struct Connections(Mutex<Option<String>>);
+
+impl ClientContext for Connections {
+    fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _message: &str) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // It says so after it has said of each why.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
+    }
+}
+
+impl ProducerContext for Connections {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _result: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// The names of all topics that may be seen.
+fn names(config: &ClientConfig) -> Result<HashSet<String>, TopicsError> {
+    let client: ThreadedProducer<_> = config.create_with_context(Connections::default())?;
+    let metadata = client.client().fetch_metadata(None, CONNECT_MAX).map_err(|error| {
+        let said = client.context().0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        said.map_or_else(|| error.into(), TopicsError::Unavailable)
+    })?;
+    Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
+}
+
 /// Makes topics that are missing; those that are there stay as they are. How many were made.
 pub async fn make_topics(brokers: &Brokers, topics: &[NewTopic]) -> Result<usize, TopicsError> {
     let config = brokers.config();
+    let (tell, told) = oneshot::channel();
+    let asked = config.clone();
+    // It waits for as long as nobody answers, and a node that ends does not wait for it.
+    std::thread::spawn(move || tell.send(names(&asked)));
+    let there = told.await.map_err(|_| KafkaError::Canceled)??;
+    let missing: Vec<_> = topics.iter().filter(|topic| !there.contains(&topic.name)).collect();
+    if missing.is_empty() {
+        // Whoever made them need not allow this side to make any.
+        return Ok(0);
+    }
     // Making it reads certificates, dropping it waits for its threads.
     let made =
         tokio::task::spawn_blocking(move || config.create::<AdminClient<DefaultClientContext>>()).await;
     let admin = made.map_err(|_| KafkaError::Canceled)??;
     let options = AdminOptions::new().request_timeout(Some(ANSWER_MAX)).operation_timeout(Some(ANSWER_MAX));
-    let wanted: Vec<_> = topics
+    let wanted: Vec<_> = missing
         .iter()
         .map(|topic| {
             // -1: what brokers do by default.
