@@ -1,7 +1,9 @@
 //! Kafka: everything that is committed is told, in the order of each purchase, whatever befalls Kafka or the node; and
 //! nobody who buys notices.
 
+mod door;
 mod incoming;
+mod nodes;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,8 +11,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use souk_actors::aggregate::Kind;
 use souk_actors::records::{self, records};
+use souk_persistence::Timestamp;
 use souk_persistence::databases::{DatabaseUrls, ReadOnly};
-use souk_persistence::journal::{Journal, ScannedRow, StoredRow};
+use souk_persistence::journal::{Journal, SLOTS, ScannedRow, StoredRow};
 use souk_proto::topic::{Direction, Topic};
 use souk_tests::cluster::counted;
 use souk_tests::kafka::{Kafka, Record};
@@ -48,8 +51,13 @@ async fn told_at_once(node: &Process) -> Result<Duration> {
     until("it tells at once", async || Ok(lag(&node.url).await? < 1.0)).await
 }
 
-/// Waits until every row that is there is told.
+/// Waits until every purchase has ended, and every row is told.
 async fn told(data: &Data) -> Result<Duration> {
+    let orders = read_only(data).await?.order;
+    // Not before another row of it could come: what a payment owes long after its purchase, nobody is told.
+    let ever = Timestamp::from_micros(i64::MAX / 2);
+    let has_ended = async || Ok(orders.owed(0..=SLOTS - 1, ever, None, 1).await?.is_empty());
+    until("every purchase has ended", has_ended).await?;
     let untold = "select exists (select from journal j, cursor c
         where (j.xid, j.stream, j.version) > (c.xid, c.stream, c.version))";
     until("everything is told", async || {
@@ -64,16 +72,26 @@ async fn told(data: &Data) -> Result<Duration> {
     .await
 }
 
-/// Waits until a page is published and its cursor cannot be moved, and keeps it so for as long as the connection lasts.
-async fn published_and_not_noted(data: &Data, url: &str) -> Result<PgConnection> {
+/// Whether the cursor of orders stays where it is, whoever moves it. Nothing is locked, so nothing waits.
+async fn hold_cursor(data: &Data, is_held: bool) -> Result<()> {
+    let hold = "create or replace function held() returns trigger language plpgsql as $$
+                begin raise exception 'the cursor is held'; end $$;
+                create trigger held before update on cursor execute function held()";
+    let let_go = "drop trigger held on cursor";
     let mut orders = PgConnection::connect(&data.database("order_db")?).await?;
-    // This lock has no number in the order of transactions: it holds back nothing but the cursor.
-    for statement in ["begin", "lock table cursor in exclusive mode"] {
-        sqlx::query(statement).execute(&mut orders).await?;
-    }
+    sqlx::raw_sql(if is_held { hold } else { let_go }).execute(&mut orders).await?;
+    Ok(())
+}
+
+/// Waits until a node publishes a page and cannot move its cursor, which is held.
+async fn published_and_not_noted(url: &str, kafka: &Kafka, prefix: &str) -> Result<()> {
+    let topic = format!("{prefix}{}", Topic::PurchaseResult.name());
+    let there = async || Ok::<_, anyhow::Error>(kafka.read(vec![topic.clone()]).await?.len());
+    let before = there().await?;
+    until("a page is published", async || Ok(there().await? > before)).await?;
     let stopped = r#"souk_relay_stopped{db="order_db"}"#;
     until("the cursor cannot be moved", async || Ok(counted(url, stopped).await? > 0.0)).await?;
-    Ok(orders)
+    Ok(())
 }
 
 /// What was found on the topics.
@@ -134,10 +152,14 @@ fn said_trace(record: &Record) -> Result<Option<String>> {
     Ok((!trace.contains(&record.key.replace('-', ""))).then(|| trace.to_owned()))
 }
 
+async fn read_only(data: &Data) -> Result<ReadOnly> {
+    let urls = DatabaseUrls { server: Some(data.database("postgres")?), ..DatabaseUrls::default() };
+    ReadOnly::open(&urls).await?.context("there are databases")
+}
+
 /// What the journals say, read as `souk verify` reads them.
 async fn said(data: &Data, prefix: &str) -> Result<Sequences> {
-    let urls = DatabaseUrls { server: Some(data.database("postgres")?), ..DatabaseUrls::default() };
-    let databases = ReadOnly::open(&urls).await?.context("there are databases")?;
+    let databases = read_only(data).await?;
     let mut said = Sequences::new();
     for journal in [&databases.order, &databases.account] {
         let mut streams: HashMap<(i16, Uuid), Vec<StoredRow>> = HashMap::new();
@@ -205,15 +227,16 @@ async fn what_is_committed_is_told_whatever_befalls_kafka_and_the_node() -> Resu
     }
 
     // The node, when a page is published and its cursor not moved.
-    let held = published_and_not_noted(&data, &node.url).await?;
+    hold_cursor(&data, true).await?;
+    published_and_not_noted(&node.url, &kafka, "").await?;
     node.kill().await?;
-    held.close().await?;
+    hold_cursor(&data, false).await?;
     let node = Process::serve(&data, &settings).await?;
     door.aim(vec![node.address()?]);
     rush.more(100).await?;
     told_at_once(&node).await?;
 
-    crowd.judge("Kafka and the node", rush, &data).await?;
+    crowd.end("Kafka and the node", rush).await?;
     told(&data).await?;
     until("the lag is nothing", async || Ok(lag(&node.url).await? == 0.0)).await?;
     let heard = heard(&data, &kafka, "").await?;
