@@ -157,6 +157,8 @@ def main():
     consumer = Consumer(
         {"bootstrap.servers": options.brokers, "group.id": f"{options.prefix}{options.source}",
          "auto.offset.reset": "earliest", "enable.auto.commit": False, "session.timeout.ms": 6000,
+         # Souk may yet have to make the topics.
+         "topic.metadata.refresh.interval.ms": 1000,
          "partition.assignment.strategy": "cooperative-sticky"}
     )
     consumer.subscribe(list(topics))
@@ -170,11 +172,11 @@ def main():
     signal.signal(signal.SIGINT, stop)
     print("the payment service listens", flush=True)
     while running:
-        records = consumer.consume(500, timeout=0.1)
+        told = consumer.consume(500, timeout=0.1)
+        for error in filter(None, (record.error() for record in told)):
+            print(error, file=sys.stderr)
+        records = [record for record in told if not record.error()]
         for record in records:
-            if record.error():
-                print(record.error(), file=sys.stderr)
-                continue
             command = json.loads(record.value())
             # 0: it only tells; the payment of that purchase is Souk's own.
             if command["attempt"] == 0:
