@@ -14,7 +14,7 @@ use souk_persistence::relay::{
 use sqlx::{Connection, PgConnection, Row as _};
 use uuid::Uuid;
 
-use crate::journal::{commit, number, row};
+use crate::journal::{commit, number, row, stream};
 use crate::server::{Postgres, urls};
 
 const KIND: i16 = 5;
@@ -93,11 +93,7 @@ impl Publisher for Moody {
         async move {
             let mut asked = self.asked.lock().expect("nobody panicked");
             *asked += 1;
-            let said = messages.iter().map(|message| {
-                let text = String::from_utf8(message.body.clone()).expect("text");
-                let (number, version) = text.split_once(' ').expect("two numbers");
-                (number.parse().expect("a number"), version.parse().expect("a number"))
-            });
+            let said = messages.iter().map(said);
             // Some of what is refused has arrived nevertheless.
             let arrives = if *asked % 3 == 1 { messages.len() / 2 } else { messages.len() };
             self.taken.lock().expect("nobody panicked").extend(said.take(arrives));
@@ -108,6 +104,24 @@ impl Publisher for Moody {
         }
         .boxed()
     }
+}
+
+/// The number of the stream, and the version.
+fn said(message: &Message) -> (u128, i32) {
+    let text = str::from_utf8(&message.body).expect("text");
+    let (number, version) = text.split_once(' ').expect("two numbers");
+    (number.parse().expect("a number"), version.parse().expect("a number"))
+}
+
+/// The versions of a stream in the order in which each was told first.
+fn first_told(taken: &[(u128, i32)], number: u128) -> Vec<i32> {
+    let mut first: Vec<i32> = Vec::new();
+    for (_, version) in taken.iter().filter(|(of, _)| *of == number) {
+        if !first.contains(version) {
+            first.push(*version);
+        }
+    }
+    first
 }
 
 fn tongue() -> Tongue {
@@ -150,15 +164,112 @@ async fn a_consumer_that_fails_is_told_everything_and_each_stream_in_order() {
     relaying.abort();
     let taken = publisher.taken.lock().expect("nobody panicked").clone();
     for number in 1..=5 {
-        let mut first: Vec<i32> = Vec::new();
-        for (_, version) in taken.iter().filter(|(of, _)| *of == number) {
-            if !first.contains(version) {
-                first.push(*version);
-            }
-        }
-        assert_eq!(first, (1..=10).collect::<Vec<_>>(), "{number}");
+        assert_eq!(first_told(&taken, number), (1..=10).collect::<Vec<_>>(), "{number}");
     }
     assert!(taken.len() > 50, "some were told twice");
+    postgres.stop().await;
+}
+
+/// Takes its time, and keeps what it took.
+#[derive(Default)]
+struct Slow(Mutex<Vec<(u128, i32)>>);
+
+impl Publisher for Slow {
+    fn publish(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<(), Undelivered>> {
+        async move {
+            for message in messages {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                self.0.lock().expect("nobody panicked").push(said(&message));
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test]
+async fn two_that_tell_at_once_and_are_cut_off_all_the_time_leave_nothing_out() {
+    const STREAMS: u128 = 5;
+    const ROWS: i32 = 40;
+    let postgres = Postgres::start().await;
+    let journal = postgres.databases.order.clone();
+    let publisher = Arc::new(Slow::default());
+    let pace = RelaySettings { interval: Duration::from_millis(5), page: 7, rows_per_second: 100_000 };
+    let relay = || {
+        let outbox = Outbox::open(&orders(&postgres), "cut off");
+        tokio::spawn(Relay::new(outbox, tongue(), publisher.clone(), pace, || true).run())
+    };
+    let mut relaying = [relay(), relay()];
+    for version in 1..=ROWS {
+        for number in 1..=STREAMS {
+            commit(&journal, row(number, version)).await;
+        }
+    }
+    let is_told = |taken: &[(u128, i32)]| (1..=STREAMS).all(|number| taken.contains(&(number, ROWS)));
+    let told = async {
+        let mut cut_off = 0;
+        while !is_told(&publisher.0.lock().expect("nobody panicked")) {
+            // In the midst of a page.
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            relaying[cut_off % 2].abort();
+            relaying[cut_off % 2] = relay();
+            cut_off += 1;
+        }
+        cut_off
+    };
+    let cut_off = tokio::time::timeout(Duration::from_secs(60), told).await.expect("everything is told");
+    relaying.iter().for_each(tokio::task::JoinHandle::abort);
+    let taken = publisher.0.lock().expect("nobody panicked").clone();
+    for number in 1..=STREAMS {
+        assert_eq!(first_told(&taken, number), (1..=ROWS).collect::<Vec<_>>(), "{number}");
+    }
+    println!("{} messages for {} rows, {cut_off} times cut off", taken.len(), STREAMS * ROWS as u128);
+    postgres.stop().await;
+}
+
+#[tokio::test]
+async fn of_many_who_write_at_once_no_row_is_passed_over() {
+    const WRITERS: u128 = 8;
+    const TRANSACTIONS: u128 = 40;
+    let postgres = Postgres::start().await;
+    let write = |writer: u128| {
+        let options = postgres.options("order_db");
+        async move {
+            let mut connection = PgConnection::connect_with(&options).await.expect("connects");
+            for transaction in 0..TRANSACTIONS {
+                let mut begun = connection.begin().await.expect("begins");
+                // Numbered now, and seen later: whoever began after may be seen before.
+                let row = "insert into journal (stream, version, kind, slot, at, events)
+                           values ($1, $2, 5, 0, clock_timestamp(), '[]')";
+                for version in 1..=3 {
+                    let row = sqlx::query(row).bind(stream(writer * 1_000 + transaction)).bind(version);
+                    row.execute(&mut *begun).await.expect("is written");
+                    let pause = "select pg_sleep(random() * 0.01)";
+                    sqlx::query(pause).execute(&mut *begun).await.expect("waits");
+                }
+                begun.commit().await.expect("commits");
+            }
+        }
+    };
+    let writing: Vec<_> = (0..WRITERS).map(|writer| tokio::spawn(write(writer))).collect();
+    let mut outbox = Outbox::open(&orders(&postgres), "attentive");
+    let mut read = Vec::new();
+    let total = (WRITERS * TRANSACTIONS * 3) as usize;
+    let all = async {
+        while read.len() < total {
+            let page = outbox.read(&[KIND], 7).await.expect("reads");
+            if let Some(last) = page.rows.last() {
+                assert!(outbox.advance(page.cursor, last.position).await.expect("moves"));
+                read.extend(page.rows.iter().map(|row| row.position));
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("every row is read");
+    assert!(read.is_sorted_by(|one, next| one < next), "a row came twice, or before one that was read");
+    assert_eq!(read.len(), total);
+    for written in writing {
+        written.await.expect("is written");
+    }
     postgres.stop().await;
 }
 
