@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -95,6 +96,8 @@ impl Kafka {
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
+                // Ctrl-C, and whatever else ends all of the test at once, is not meant for it.
+                .process_group(0)
                 .spawn()
                 .context("start who stops Kafka")?;
             let kafka = Self { addresses: String::new(), count, warden, folder };
