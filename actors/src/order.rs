@@ -10,6 +10,7 @@
 
 mod cause;
 mod outside;
+mod owed;
 mod view;
 
 use std::time::Duration;
@@ -27,8 +28,11 @@ use crate::money::{self, Currency};
 use crate::product::Product;
 use crate::saga::{Answered, Direction, Progress, Step, Turn};
 
+use owed::{charge, release_stock, reserve_stock, void};
+
 pub use cause::Cause;
 pub use outside::{Asked, Outside, Reply};
+pub use owed::{Effect, Terms, step_of};
 pub use view::{Attention, Failure, Status, StepName, StepStatus, TrailEntry, View};
 
 /// The definition that new orders begin with. An old one stays in the code while orders run on it.
@@ -276,86 +280,6 @@ pub enum Event {
     },
 }
 
-/// What an order can owe the world.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
-    /// Ask every product for its part.
-    Reserve {
-        /// What.
-        items: Vec<Item>,
-        /// Priced in.
-        currency: Currency,
-        /// Not past this.
-        reserve_by: Timestamp,
-    },
-    /// Take every product's part back.
-    Release {
-        /// From these.
-        items: Vec<Item>,
-        /// Names the hold, with the order's id.
-        reserve_by: Timestamp,
-    },
-    /// Charge the customer.
-    Charge(Terms),
-    /// Take the charge back.
-    Void(Terms),
-    /// Ask somebody outside.
-    AskOutside {
-        /// For which step.
-        step: usize,
-        /// Which way.
-        direction: Direction,
-        /// How often it was asked.
-        attempt: u32,
-        /// When.
-        not_before: Timestamp,
-    },
-    /// Tell every product that its hold is sold.
-    Settle {
-        /// These.
-        items: Vec<Item>,
-        /// Names the hold, with the order's id.
-        reserve_by: Timestamp,
-    },
-}
-
-/// What is to be paid.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Terms {
-    /// By whom.
-    pub customer: Id<Account>,
-    /// In minor units.
-    pub amount: i64,
-    /// ISO 4217.
-    pub currency: Currency,
-    /// With what.
-    pub token: Option<String>,
-    /// Not past this.
-    pub reserve_by: Timestamp,
-}
-
-fn reserve_stock(order: &Order) -> Effect {
-    let accepted = order.known();
-    Effect::Reserve {
-        items: accepted.items.clone(),
-        currency: accepted.currency,
-        reserve_by: accepted.reserve_by,
-    }
-}
-
-fn release_stock(order: &Order) -> Effect {
-    let accepted = order.known();
-    Effect::Release { items: accepted.items.clone(), reserve_by: accepted.reserve_by }
-}
-
-fn charge(order: &Order) -> Effect {
-    Effect::Charge(order.terms())
-}
-
-fn void(order: &Order) -> Effect {
-    Effect::Void(order.terms())
-}
-
 impl Order {
     /// What was accepted; `None`: nothing was.
     pub fn accepted(&self) -> Option<&Accepted> {
@@ -385,53 +309,8 @@ impl Order {
         }
     }
 
-    /// What it owes the world: one thing at a time.
-    pub fn owed_effect(&self) -> Option<Effect> {
-        let (Some(accepted), Some(progress), None) = (&self.accepted, &self.progress, &self.attention) else {
-            return None;
-        };
-        match progress {
-            Progress::Forward { step } => Some(self.effect_of(*step, Direction::Forward)),
-            Progress::Unwinding { step, .. } => Some(self.effect_of(*step, Direction::Undo)),
-            // Whoever has it outside knows what it gave.
-            Progress::Completed if accepted.outside.inventory => None,
-            Progress::Completed => {
-                Some(Effect::Settle { items: accepted.items.clone(), reserve_by: accepted.reserve_by })
-            }
-            Progress::Unwound { .. } => None,
-        }
-    }
-
-    fn effect_of(&self, step: usize, direction: Direction) -> Effect {
-        if self.is_outside(step) {
-            let attempt = self.asked(step, direction).map_or(0, |asked| asked.attempt);
-            return Effect::AskOutside { step, direction, attempt, not_before: self.ask_at(step, direction) };
-        }
-        self.command_of(step, direction)
-    }
-
-    /// What a step asks of whoever does it, here or outside.
-    pub fn command_of(&self, step: usize, direction: Direction) -> Effect {
-        match direction {
-            Direction::Forward => (STEPS[step].ask)(self),
-            Direction::Undo => (STEPS[step].undo)(self),
-        }
-    }
-
     fn known(&self) -> &Accepted {
         self.accepted.as_ref().expect("an order has steps only once it is accepted")
-    }
-
-    fn terms(&self) -> Terms {
-        let accepted = self.known();
-        Terms {
-            customer: accepted.customer,
-            // Unknown where a loaded order takes back a charge that may have been asked without a row.
-            amount: self.amount.unwrap_or(0),
-            currency: accepted.currency,
-            token: accepted.token.clone(),
-            reserve_by: accepted.reserve_by,
-        }
     }
 
     fn status(&self) -> Status {
@@ -705,18 +584,6 @@ impl Aggregate for Order {
 
     fn owner(&self) -> Option<Uuid> {
         self.accepted.as_ref().map(|accepted| accepted.customer.uuid())
-    }
-}
-
-/// The effect that asks (`step`, `direction`), for whoever reports its answer.
-pub fn step_of(effect: &Effect) -> Option<(usize, Direction)> {
-    match effect {
-        Effect::Reserve { .. } => Some((RESERVE, Direction::Forward)),
-        Effect::Release { .. } => Some((RESERVE, Direction::Undo)),
-        Effect::Charge(_) => Some((CHARGE, Direction::Forward)),
-        Effect::Void(_) => Some((CHARGE, Direction::Undo)),
-        Effect::AskOutside { step, direction, .. } => Some((*step, *direction)),
-        Effect::Settle { .. } => None,
     }
 }
 
