@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use souk_actors::Clock;
 use souk_actors::tenant::Tenant;
 use souk_actors::territory::{SlotSet, since_boot};
+use souk_persistence::causes;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
@@ -100,7 +101,7 @@ impl Keeper {
                 Ok(Pace::Busy) => BUSY,
                 Ok(Pace::Waiting) => AGAIN,
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the register cannot be read");
+                    tracing::warn!(error = causes(&error), "the register cannot be read");
                     AGAIN
                 }
             };

@@ -13,19 +13,21 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
 use souk_actors::Slot;
 use souk_actors::aggregate::Kind;
 use souk_actors::records::{Record, are_told, records};
 use souk_actors::tenant::Tenant;
 use souk_config::{Kafka, SaslMechanism, Security, millis};
+use souk_persistence::causes;
 use souk_persistence::databases::Databases;
 use souk_persistence::journal::StoredRow;
 use souk_persistence::kafka::{
     Brokers, ConsumerSettings, KafkaConsumer, KafkaPublisher, NewTopic, Sasl, make_topics,
 };
 use souk_persistence::migrate::Service;
-use souk_persistence::relay::{Message, Outbox, Publisher, Relay, RelaySettings, Told, Tongue};
+use souk_persistence::relay::{Message, Outbox, Publisher, Relay, RelaySettings, Told, Tongue, Undelivered};
 use souk_proto::topic::Topic;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -69,7 +71,9 @@ impl Bridge {
     /// Starts what the settings ask for. `None`: no brokers are named. Kafka may be away for as long as it likes.
     pub fn start(settings: &Kafka, databases: &Databases, app: &App) -> Option<Self> {
         let brokers = brokers(settings)?;
-        let publisher: Arc<dyn Publisher> = Arc::new(KafkaPublisher::new(brokers.clone()));
+        let (made, are_made) = watch::channel(false);
+        let kafka = KafkaPublisher::new(brokers.clone());
+        let publisher: Arc<dyn Publisher> = Arc::new(OnceMade { kafka, are_made: are_made.clone() });
         let interval = millis(settings.relay_interval_ms);
         let pace = RelaySettings { interval, page: PAGE, rows_per_second: settings.relay_rows_per_second };
         let each: Vec<_> = SERVICES
@@ -82,14 +86,13 @@ impl Bridge {
             })
             .collect();
         let topics = topics(settings);
-        let (made, are_made) = watch::channel(false);
         let reading = Reading::start(settings, brokers.clone(), app, publisher, are_made);
         let mut relays = JoinSet::new();
         relays.spawn(async move {
             make_until_made(&brokers, &topics).await;
             made.send_replace(true);
-            join_all(each.into_iter().map(Relay::run)).await;
         });
+        relays.spawn(join_all(each.into_iter().map(Relay::run)).map(drop));
         Some(Self { reading, relays, interval })
     }
 
@@ -115,6 +118,23 @@ impl Bridge {
     }
 }
 
+/// Writes to Kafka once its topics are made. Until then whoever has something to tell waits, and is seen to be behind.
+struct OnceMade {
+    kafka: KafkaPublisher,
+    are_made: watch::Receiver<bool>,
+}
+
+impl Publisher for OnceMade {
+    fn publish(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<(), Undelivered>> {
+        let mut are_made = self.are_made.clone();
+        async move {
+            are_made.wait_for(|made| *made).await.map_err(|error| Undelivered(error.into()))?;
+            self.kafka.publish(messages).await
+        }
+        .boxed()
+    }
+}
+
 impl Reading {
     fn start(
         settings: &Kafka,
@@ -127,7 +147,7 @@ impl Reading {
         let wanted = ConsumerSettings {
             brokers,
             group: format!("{prefix}{GROUP}"),
-            topics: inbox::TOPICS.map(|topic| format!("{prefix}{}", topic.name())).into(),
+            topics: inbox::topics().map(|topic| format!("{prefix}{}", topic.name())).collect(),
             in_flight_max: settings.consumer_in_flight,
             silence: millis(settings.consumer_silence_ms),
         };
@@ -215,7 +235,7 @@ pub fn topics(settings: &Kafka) -> Vec<NewTopic> {
 async fn make_until_made(brokers: &Brokers, topics: &[NewTopic]) {
     let mut again = AGAIN_FIRST;
     while let Err(error) = make_topics(brokers, topics).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "Kafka's topics cannot be made now");
+        tracing::warn!(error = causes(&error), "Kafka's topics cannot be made now");
         tokio::time::sleep(again).await;
         again = (again * 2).min(AGAIN_LAST);
     }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use souk_persistence::causes;
 use souk_persistence::kafka::{Handler, Incoming};
 use souk_persistence::relay::Publisher;
-use souk_proto::topic::Topic;
+use souk_proto::topic::{Direction, Topic};
 
 use super::dead_letters::{Cause, letter};
 use super::trust::Trust;
@@ -18,7 +19,9 @@ const AGAIN_FIRST: Duration = Duration::from_millis(100);
 const AGAIN_LAST: Duration = Duration::from_secs(5);
 
 /// The topics that are read.
-pub const TOPICS: [Topic; 2] = [Topic::Purchase, Topic::Reply];
+pub fn topics() -> impl Iterator<Item = Topic> {
+    Topic::ALL.into_iter().filter(|topic| topic.direction() == Direction::In)
+}
 
 /// Works upon records for a node.
 pub fn handler(app: App, prefix: String, trust: Trust, publisher: Arc<dyn Publisher>) -> Handler {
@@ -51,6 +54,11 @@ impl Inbox {
     }
 
     async fn work_upon(&self, record: &Incoming) -> Result<(), Cause> {
+        let (bytes, allowed) = (record.body.len(), self.app.body_limit());
+        if bytes > allowed {
+            let detail = format!("the body has {bytes} bytes; {allowed} are allowed");
+            return Err(Cause::new("body_too_large", detail));
+        }
         let name = record.topic.strip_prefix(self.prefix.as_str()).unwrap_or(&record.topic);
         match Topic::named(name) {
             Some(Topic::Purchase) => purchase::start(&self.app, &self.trust, record).await,
@@ -81,10 +89,7 @@ impl Inbox {
             match self.publisher.publish(vec![letter]).await {
                 Ok(()) => return "dead",
                 Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "a dead letter cannot be put aside yet"
-                    );
+                    tracing::warn!(error = causes(&error), "a dead letter cannot be put aside yet");
                 }
             }
             tokio::time::sleep(again).await;

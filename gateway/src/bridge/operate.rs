@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use souk_config::Settings;
@@ -88,9 +88,8 @@ pub async fn dead_letters(settings: &Settings, verb: DeadLetters) -> Result<()> 
                     .filter(|letter| replay.code.as_ref().is_none_or(|code| *code == letter.code));
                 ids = wanted.filter_map(|letter| letter_id(&letter.id)).collect();
             }
-            for id in &ids {
-                let is_there = queue.replay(*id, body.clone()).await?;
-                ensure!(is_there, "there is no dead letter {}/{}", id.0, id.1);
+            if let Err((partition, offset)) = queue.replay(&ids, body.as_deref()).await? {
+                bail!("there is no dead letter {partition}/{offset}; nothing was put back");
             }
             println!("{} put back", ids.len());
             Ok(())

@@ -30,10 +30,6 @@ const AGAIN_LAST: Duration = Duration::from_secs(5);
 
 /// Buys. An error: this record can never be a purchase. While nobody knows it goes on.
 pub async fn start(app: &App, trust: &Trust, record: &Incoming) -> Result<(), Cause> {
-    if record.body.len() > app.body_limit() {
-        let detail = format!("the body has {} bytes; {} are allowed", record.body.len(), app.body_limit());
-        return Err(Cause::new("body_too_large", detail));
-    }
     let Name { source, id: record_id } = trust.judge(Topic::Purchase, record)?;
     let wanted: StartPurchase = decoded(&record.body)?;
     let customer = customer(&wanted)?;

@@ -1,9 +1,11 @@
 //! The queue of dead letters, as operators see it: on the command line and over HTTP.
 
+use std::collections::HashMap;
+
 use anyhow::{Context, Result};
 use souk_actors::Clock;
 use souk_config::Kafka;
-use souk_persistence::kafka::{Brokers, KafkaPublisher, read_back, read_one};
+use souk_persistence::kafka::{Brokers, Incoming, KafkaPublisher, read_back, read_one};
 use souk_persistence::relay::Publisher;
 use souk_proto::topic::Topic;
 
@@ -57,15 +59,32 @@ impl Queue {
         Ok(self.list(true).await?.into_iter().find(|letter| letter.id == id))
     }
 
-    /// Puts a letter back on its topic, perhaps with another body. `false`: there is none at this place.
-    pub async fn replay(&self, id: LetterId, body: Option<Vec<u8>>) -> Result<bool> {
-        let record = read_one(&self.brokers, &self.topic, id).await.context("read the queue")?;
-        let Some(record) = record else { return Ok(false) };
-        let put_back = replay(&self.prefix, &record, body, &self.trust, Clock::System.now());
-        let Some([back, mark]) = put_back else { return Ok(false) };
-        // Cut off in between it is back and looks as if it were not: to put it back again does no harm.
-        self.publisher.publish(vec![back]).await?;
-        self.publisher.publish(vec![mark]).await?;
-        Ok(true)
+    /// Puts letters back on their topics, one of them perhaps with another body: all, or none where one is not there,
+    /// which is named.
+    pub async fn replay(&self, ids: &[LetterId], body: Option<&[u8]>) -> Result<Result<(), LetterId>> {
+        let queue = match ids {
+            [one] => {
+                read_one(&self.brokers, &self.topic, *one).await.map(|record| record.into_iter().collect())
+            }
+            _several => read_back(&self.brokers, &self.topic, LOOKED_AT).await,
+        };
+        let queue: HashMap<LetterId, Incoming> = queue
+            .context("read the queue")?
+            .into_iter()
+            .map(|record| ((record.partition, record.offset), record))
+            .collect();
+        let (mut back, mut marks) = (Vec::new(), Vec::new());
+        for id in ids {
+            let letter = queue.get(id).and_then(|record| {
+                replay(&self.prefix, record, body.map(<[u8]>::to_vec), &self.trust, Clock::System.now())
+            });
+            let Some([letter, mark]) = letter else { return Ok(Err(*id)) };
+            back.push(letter);
+            marks.push(mark);
+        }
+        // Cut off in between they are back and look as if they were not: to put them back again does no harm.
+        self.publisher.publish(back).await?;
+        self.publisher.publish(marks).await?;
+        Ok(Ok(()))
     }
 }

@@ -26,10 +26,6 @@ const AGAIN_LAST: Duration = Duration::from_secs(5);
 
 /// Tells the order. An error: this record can never be an answer. While nobody knows it goes on.
 pub async fn hear(app: &App, trust: &Trust, record: &Incoming) -> Result<(), Cause> {
-    if record.body.len() > app.body_limit() {
-        let detail = format!("the body has {} bytes; {} are allowed", record.body.len(), app.body_limit());
-        return Err(Cause::new("body_too_large", detail));
-    }
     trust.judge(Topic::Reply, record)?;
     let (id, step, reply) = said(decoded(&record.body)?)?;
     let mut again = AGAIN_FIRST;

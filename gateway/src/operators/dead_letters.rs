@@ -92,14 +92,10 @@ async fn replay(State(app): State<App>, _: Operator, body: Body<Replay>) -> Resu
         |id: &String| Problem::field(Code::InvalidId, "/ids", format!("{id:?} is not partition/offset"));
     let places = ids.iter().map(|id| letter_id(id).ok_or_else(|| wrong(id)));
     let places = places.collect::<Result<Vec<_>, _>>()?;
-    for place in &places {
-        let body = body.clone().map(String::into_bytes);
-        if !queue.replay(*place, body).await.map_err(unavailable)? {
-            return Err(Problem::new(
-                Code::NotFound,
-                format!("there is no dead letter {}/{}", place.0, place.1),
-            ));
-        }
+    let body = body.as_ref().map(String::as_bytes);
+    if let Err((partition, offset)) = queue.replay(&places, body).await.map_err(unavailable)? {
+        let detail = format!("there is no dead letter {partition}/{offset}; nothing was put back");
+        return Err(Problem::new(Code::NotFound, detail));
     }
     Ok(Json(Replayed { replayed: places.len() }))
 }

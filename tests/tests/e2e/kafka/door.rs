@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use souk_tests::cluster::free_address;
+use souk_tests::cluster::{counted, free_address};
 use souk_tests::kafka::{Kafka, Secure};
 use souk_tests::process::{Data, Process};
 use souk_tests::shopper::Shopper;
@@ -40,6 +40,8 @@ async fn a_node_whose_kafka_never_answers_serves_and_stops_as_always() -> Result
     let nowhere = free_address()?.to_string();
     let node = Process::serve(&data, &[("SOUK__KAFKA__BROKERS", nowhere.as_str())]).await?;
     serves(&node).await?;
+    let lag = r#"souk_relay_lag_seconds{db="order_db"}"#;
+    until("what is not told is seen to grow", async || Ok(counted(&node.url, lag).await? > 2.0)).await?;
     let took = stops_in_time(node).await?;
     println!("a node whose Kafka never answers stops in {took:.1?}");
     Ok(())
