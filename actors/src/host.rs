@@ -265,13 +265,7 @@ impl<A: Aggregate> Host<A> {
         failed: u32,
         delayed: Duration,
     ) -> Option<Permit> {
-        let kind = A::KIND.name();
-        metrics::counter!("souk_effects_unknown_total", "kind" => kind, "effect" => effect).increment(1);
-        if delayed >= ALERT {
-            tracing::error!(%id, kind, effect, failed, ?delayed, "effect stays unknown");
-        } else if delayed >= DELAYED {
-            tracing::warn!(%id, kind, effect, failed, ?delayed, "effect is delayed");
-        }
+        say_unknown(id, effect, failed, delayed);
         (delayed >= DELAYED).then(|| self.delayed.return_inside())
     }
 
@@ -440,6 +434,17 @@ impl<A: Aggregate> Host<A> {
     fn shard(&self, id: Id<A>) -> MutexGuard<'_, HashMap<Id<A>, Slot<A>>> {
         let shard = &self.shards[(id.uuid().as_u64_pair().1 % SHARDS as u64) as usize];
         shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says that an effect is still unknown, as loudly as its age demands.
+pub fn say_unknown<A: Aggregate>(id: Id<A>, effect: &'static str, failed: u32, delayed: Duration) {
+    let kind = A::KIND.name();
+    metrics::counter!("souk_effects_unknown_total", "kind" => kind, "effect" => effect).increment(1);
+    if delayed >= ALERT {
+        tracing::error!(%id, kind, effect, failed, ?delayed, "effect stays unknown");
+    } else if delayed >= DELAYED {
+        tracing::warn!(%id, kind, effect, failed, ?delayed, "effect is delayed");
     }
 }
 

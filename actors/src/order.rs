@@ -504,11 +504,7 @@ impl Aggregate for Order {
                 let detail = Some(cause.code().to_owned());
                 self.note(at, STEPS[stood_at].name, StepStatus::Failed, detail);
             }
-            Event::Asked { step, direction, attempt } => {
-                let asked = Asked { step: *step, direction: *direction, attempt: *attempt, at };
-                self.asked.retain(|one| (one.step, one.direction) != (*step, *direction));
-                self.asked.push(asked);
-            }
+            Event::Asked { step, direction, attempt } => self.asks(at, *step, *direction, *attempt),
             Event::Undone { step } => {
                 self.attention = None;
                 self.note(at, STEPS[*step].name, StepStatus::Rollback, None);
@@ -560,7 +556,8 @@ impl Aggregate for Order {
             Effect::Release { .. } => "release",
             Effect::Charge(_) => "charge",
             Effect::Void(_) => "void",
-            Effect::AskOutside { .. } => "ask",
+            Effect::AskOutside { direction: Direction::Forward, .. } => "ask",
+            Effect::AskOutside { direction: Direction::Undo, .. } => "ask_undo",
             Effect::Settle { .. } => "settle",
         }
     }

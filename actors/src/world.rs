@@ -14,6 +14,7 @@ use souk_persistence::provider::{ChargeRequest, Charged, PaymentProvider, Refund
 use crate::aggregate::Aggregate;
 use crate::clock::Clock;
 use crate::directory::{AskError, Directory};
+use crate::host::say_unknown;
 use crate::ids::Id;
 use crate::money::Currency;
 use crate::order::{self, Cause, Item, Line, Order, Outcome, Terms};
@@ -108,6 +109,7 @@ impl Performer<Payment> {
 
 async fn perform_order(world: World, id: Id<Order>, effect: order::Effect, time: Time) -> order::Command {
     let (step, direction) = order::step_of(&effect).expect("settling is handed over, never performed");
+    let name = Order::effect_name(&effect);
     let outcome = match effect {
         order::Effect::Reserve { items, currency, reserve_by } => {
             reserve(&world, Claim { purchase: id, reserve_by }, items, currency).await
@@ -117,8 +119,11 @@ async fn perform_order(world: World, id: Id<Order>, effect: order::Effect, time:
         }
         order::Effect::Charge(terms) => charge(&world, id.same(), terms, time).await,
         order::Effect::Void(terms) => void(&world, id.same(), terms).await,
-        order::Effect::AskOutside { attempt, not_before, .. } => {
+        order::Effect::AskOutside { attempt, since, not_before, .. } => {
             tokio::time::sleep(world.clock.now().until(not_before)).await;
+            if let Some(since) = since {
+                say_unknown(id, name, attempt, since.until(world.clock.now()));
+            }
             return order::Command::Ask { step, direction, attempt };
         }
     };

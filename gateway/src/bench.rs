@@ -36,12 +36,12 @@ pub mod growth;
 pub mod overload;
 
 pub mod comparison;
+pub mod kafka;
 pub mod report;
 pub mod table;
 pub mod text;
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -52,11 +52,9 @@ use self::options::{GROWTH, OVERLOAD, Options};
 use self::progress::note;
 use self::report::{Conditions, Measured, Report};
 use self::scenario::{DEFAULT, Scenario, Spread, named};
-use self::shop::{Shape, Shop};
+use self::shop::{Bridge, Shape, Shop};
 use self::stage::Stage;
 
-/// How long the shop is warmed up before anything is measured.
-const FIRST: Duration = Duration::from_millis(500);
 /// For a thousand connections and then some.
 const FILES: u64 = 16_384;
 
@@ -65,14 +63,8 @@ pub async fn run(options: Options) -> Result<()> {
     let plan = Plan::of(&options)?;
     let older = options.against.as_deref().map(Report::read).transpose()?;
     allow_files()?;
-    let shop = match &options.url {
-        Some(authority) => Shop::at(authority),
-        None => {
-            note("starting a Souk");
-            Shop::start(options.data.as_deref(), Shape::of(&options)).await?
-        }
-    };
-    let report = measure(shop, &plan, &options).await?;
+    let shops = open(&options).await?;
+    let report = measure(shops, &plan, &options).await?;
     print!("{}", table::show(&report));
     if let Some(path) = &options.json {
         report.write(path)?;
@@ -80,9 +72,39 @@ pub async fn run(options: Options) -> Result<()> {
     if let Some(older) = older {
         print!("\n{}", comparison::show(&older, &report));
     }
-    let violations = report.audit.map_or(0, |audit| audit.violations.len());
+    let audits = report.audit.iter().chain(&report.audit_with_kafka);
+    let violations: usize = audits.map(|audit| audit.violations.len()).sum();
     ensure!(violations == 0, "{violations} things do not add up");
     Ok(())
+}
+
+/// Who is measured.
+struct Shops {
+    shop: Shop,
+    /// Another one, that tells everything to Kafka, where that is to be compared.
+    with_kafka: Option<Shop>,
+}
+
+async fn open(options: &Options) -> Result<Shops> {
+    if let Some(authority) = &options.url {
+        return Ok(Shops { shop: Shop::at(authority), with_kafka: None });
+    }
+    note("starting a Souk");
+    let (data, shape) = (options.data.as_deref(), Shape::of(options));
+    let Some(brokers) = &options.kafka else {
+        return Ok(Shops { shop: Shop::start(data, shape, Bridge::AsSet).await?, with_kafka: None });
+    };
+    let shop = Shop::start(data, shape, Bridge::None).await?;
+    note("starting another that tells Kafka");
+    let data = data.map(|data| data.join("with-kafka"));
+    let with_kafka = match Shop::start(data.as_deref(), shape, Bridge::To(brokers)).await {
+        Ok(with_kafka) => with_kafka,
+        Err(error) => {
+            let _ = shop.close().await;
+            return Err(error);
+        }
+    };
+    Ok(Shops { shop, with_kafka: Some(with_kafka) })
 }
 
 /// What is to be measured.
@@ -99,11 +121,11 @@ impl Plan {
     fn of(options: &Options) -> Result<Self> {
         let asked: Vec<_> = options.scenarios.iter().map(String::as_str).collect();
         if asked.contains(&GROWTH) {
-            ensure!(asked == [GROWTH], "growth is measured by itself");
+            ensure!(asked == [GROWTH] && options.kafka.is_none(), "growth is measured by itself");
             return Ok(Self::Growth);
         }
         if asked.contains(&OVERLOAD) {
-            ensure!(asked == [OVERLOAD], "overload is measured by itself");
+            ensure!(asked == [OVERLOAD] && options.kafka.is_none(), "overload is measured by itself");
             return Ok(Self::Overload);
         }
         let mut scenarios = Vec::new();
@@ -124,49 +146,52 @@ impl Plan {
     }
 }
 
-/// Measures, and closes the shop however that ends.
-async fn measure(mut shop: Shop, plan: &Plan, options: &Options) -> Result<Report> {
+/// Measures, and closes the shops however that ends.
+async fn measure(mut shops: Shops, plan: &Plan, options: &Options) -> Result<Report> {
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
     let measured = tokio::select! {
-        report = act(&mut shop, plan, options) => report,
+        report = act(&mut shops, plan, options) => report,
         _ = interrupts.recv() => Err(anyhow::anyhow!("interrupted")),
         _ = terminations.recv() => Err(anyhow::anyhow!("terminated")),
     };
     note("stopping");
-    let closed = shop.close().await;
+    let mut closed = shops.shop.close().await;
+    if let Some(with_kafka) = shops.with_kafka {
+        closed = closed.and(with_kafka.close().await);
+    }
     note("");
     let report = measured?;
     closed.context("stop the Souk that was started")?;
     Ok(report)
 }
 
-async fn act(shop: &mut Shop, plan: &Plan, options: &Options) -> Result<Report> {
-    note("furnishing the shop");
-    shop.target.furnish(plan.needs_uniform()).await.context("furnish the shop")?;
-    let mut report = Report::new(conditions(shop, options).await?);
-    let before = match shop.server() {
-        Some(server) => audit::before(server).await?,
-        None => [0, 0],
+async fn act(shops: &mut Shops, plan: &Plan, options: &Options) -> Result<Report> {
+    let mut report = Report::new(conditions(&shops.shop, options).await?);
+    let mut stage = Stage::set(&mut shops.shop, plan.needs_uniform(), options).await?;
+    report.warmed_up = stage.told.completed;
+    let mut with_kafka = match &mut shops.with_kafka {
+        Some(shop) => Some(Stage::set(shop, plan.needs_uniform(), options).await?),
+        None => None,
     };
-    let mut stage = Stage::set(shop, options.seconds(), options.warm_up()).await?;
-    // The first purchases open connections and prepare statements.
-    let first = stage.souk_for(&named("hot-32", options.rate)?.remove(0), FIRST).await?;
-    report.warmed_up = first.outcomes.completed;
     match plan {
         Plan::Growth => report.growth = Some(growth::grow(&mut stage, options.fill).await?),
         Plan::Overload => report.overload = Some(overload::storm(&mut stage).await?),
-        Plan::Scenarios(scenarios) => run_all(&mut stage, scenarios, options, &mut report).await?,
+        Plan::Scenarios(scenarios) => {
+            run_all(&mut stage, with_kafka.as_mut(), scenarios, options, &mut report).await?;
+        }
     }
-    if let (Some(server), Some(data)) = (shop.server(), shop.folder()) {
-        note("auditing");
-        report.audit = Some(audit::audit(server, data, before, &stage.told).await?);
+    note("auditing");
+    report.audit = stage.audit().await?;
+    if let Some(with_kafka) = &with_kafka {
+        report.audit_with_kafka = with_kafka.audit().await?;
     }
     Ok(report)
 }
 
 async fn run_all(
     stage: &mut Stage<'_>,
+    mut with_kafka: Option<&mut Stage<'_>>,
     scenarios: &[Scenario],
     options: &Options,
     report: &mut Report,
@@ -182,6 +207,9 @@ async fn run_all(
     for _ in 0..options.runs {
         for (scenario, measured) in scenarios.iter().zip(&mut report.scenarios) {
             measured.souk.push(stage.souk(scenario).await?);
+            if let Some(with_kafka) = &mut with_kafka {
+                measured.with_kafka.push(with_kafka.souk(scenario).await?);
+            }
             measured.sql_over_http.extend(stage.sql_over_http(scenario).await?);
             match stage.pgbench(scenario).await {
                 Ok(run) => measured.pgbench.extend(run),
@@ -233,6 +261,7 @@ mod tests {
         let options = |names: &[&str]| Options {
             nodes: None,
             gateways: 0,
+            kafka: None,
             scenarios: names.iter().map(|name| (*name).to_owned()).collect(),
             seconds: 1.0,
             runs: 1,

@@ -191,7 +191,8 @@ fn show(now: Timestamp, order: &Standing<Order>) -> Result<PurchaseBody, Problem
             since,
             detail,
         }),
-        delayed: is_undoing && order.updated_at.until(now) > DELAYED,
+        // Not since its last row: somebody outside is asked again by rows.
+        delayed: is_undoing && view.steps.last().is_some_and(|step| step.created_at.until(now) > DELAYED),
         timestamp: order.created_at,
         updated_at: order.updated_at,
     })

@@ -45,6 +45,8 @@ pub struct Asked {
     pub direction: Direction,
     /// How often.
     pub attempt: u32,
+    /// When first.
+    pub since: Timestamp,
     /// When last.
     pub at: Timestamp,
 }
@@ -113,6 +115,13 @@ impl Order {
             Direction::Forward if self.known().reserve_by > asked.at => next.min(self.known().reserve_by),
             Direction::Forward | Direction::Undo => next,
         }
+    }
+
+    /// Notes that it is asked.
+    pub(super) fn asks(&mut self, at: Timestamp, step: usize, direction: Direction, attempt: u32) {
+        let since = self.asked(step, direction).map_or(at, |asked| asked.since);
+        self.asked.retain(|one| (one.step, one.direction) != (step, direction));
+        self.asked.push(Asked { step, direction, attempt, since, at });
     }
 
     /// It is time to ask, if it was asked so often before.
@@ -212,7 +221,7 @@ mod tests {
     /// What is owed: (step, direction, how often it was asked, not before).
     fn owed(order: &Order) -> (usize, Direction, u32, i64) {
         match order.effects().as_slice() {
-            [(_, Effect::AskOutside { step, direction, attempt, not_before })] => {
+            [(_, Effect::AskOutside { step, direction, attempt, not_before, .. })] => {
                 (*step, *direction, *attempt, not_before.micros())
             }
             other => panic!("somebody outside is to be asked: {other:?}"),

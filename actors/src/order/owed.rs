@@ -39,6 +39,8 @@ pub enum Effect {
         direction: Direction,
         /// How often it was asked.
         attempt: u32,
+        /// When first; none: never.
+        since: Option<Timestamp>,
         /// When.
         not_before: Timestamp,
     },
@@ -108,8 +110,10 @@ impl Order {
 
     fn effect_of(&self, step: usize, direction: Direction) -> Effect {
         if self.is_outside(step) {
-            let attempt = self.asked(step, direction).map_or(0, |asked| asked.attempt);
-            return Effect::AskOutside { step, direction, attempt, not_before: self.ask_at(step, direction) };
+            let asked = self.asked(step, direction);
+            let (attempt, since) = (asked.map_or(0, |asked| asked.attempt), asked.map(|asked| asked.since));
+            let not_before = self.ask_at(step, direction);
+            return Effect::AskOutside { step, direction, attempt, since, not_before };
         }
         self.command_of(step, direction)
     }

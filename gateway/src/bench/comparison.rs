@@ -104,6 +104,7 @@ mod tests {
             name: "uniform-256".to_owned(),
             title: "256 connections".to_owned(),
             souk: vec![Run { per_second, cost, ..Run::default() }],
+            with_kafka: Vec::new(),
             sql_over_http: Vec::new(),
             pgbench: Vec::new(),
         });

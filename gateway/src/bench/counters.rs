@@ -26,6 +26,11 @@ impl Counters {
         Some(sum(self)? - sum(before).unwrap_or(0.0))
     }
 
+    /// The greatest of what each database has. `None`: the node does not tell.
+    pub fn greatest(&self, name: &str) -> Option<f64> {
+        self.0.get(name)?.values().copied().reduce(f64::max)
+    }
+
     /// The same for each database.
     pub fn growth_by_database(&self, before: &Self, name: &str) -> BTreeMap<String, f64> {
         let earlier = |database| before.0.get(name).and_then(|by| by.get(database)).copied().unwrap_or(0.0);

@@ -80,6 +80,9 @@ pub struct Cost {
     /// Frames between nodes, in both directions.
     #[serde(default)]
     pub frames: Option<f64>,
+    /// Records that Kafka was told, if there is one.
+    #[serde(default)]
+    pub records: Option<f64>,
     /// Allocations, if the node counts them.
     pub allocations: Option<f64>,
     /// Bytes of memory that the process that answers holds at the end.
@@ -103,12 +106,7 @@ impl Meter {
 
     /// What was written until now.
     pub async fn written(&mut self) -> Result<Written> {
-        let mut counted = Vec::new();
-        for souk in &self.souks {
-            counted.extend(look(souk, "//metrics").await?);
-            counted.push(b'\n');
-        }
-        let counters = Counters::parse(&String::from_utf8_lossy(&counted));
+        let counters = self.counters().await?;
         let log_bytes = match &mut self.postgres {
             Some((_, connection)) => Some(database::log_bytes(connection).await?),
             None => None,
@@ -116,7 +114,21 @@ impl Meter {
         Ok(Written { counters, log_bytes })
     }
 
-    /// Waits until no purchase is under way and every completed one is settled.
+    async fn counters(&self) -> Result<Counters> {
+        let mut counted = Vec::new();
+        for souk in &self.souks {
+            counted.extend(look(souk, "//metrics").await?);
+            counted.push(b'\n');
+        }
+        Ok(Counters::parse(&String::from_utf8_lossy(&counted)))
+    }
+
+    /// How far what Kafka is told is behind, in seconds. `None`: nobody tells.
+    pub async fn relay_lag_s(&self) -> Result<Option<f64>> {
+        Ok(self.counters().await?.greatest("souk_relay_lag_seconds"))
+    }
+
+    /// Waits until no purchase is under way, every completed one is settled, and Kafka told of all of it, if anybody is.
     pub async fn settled(&self) -> Result<()> {
         let deadline = Instant::now() + SETTLED_MAX;
         loop {
@@ -127,11 +139,15 @@ impl Meter {
                 purchases += count("purchases")?;
                 unsettled += count("unsettled")?;
             }
-            if purchases == 0 && unsettled == 0 {
+            if purchases == 0 && unsettled == 0 && is_all_told(&self.counters().await?) {
                 return Ok(());
             }
             let is_over = Instant::now() >= deadline;
-            anyhow::ensure!(!is_over, "{purchases} purchases are under way after {SETTLED_MAX:?}");
+            anyhow::ensure!(
+                !is_over,
+                "after {SETTLED_MAX:?} {purchases} purchases are under way and {unsettled} not settled, or Kafka is not \
+                 told of all"
+            );
             tokio::time::sleep(POLL).await;
         }
     }
@@ -169,11 +185,20 @@ impl Meter {
             allocations: counted("souk_allocations_total"),
             hops: counted("souk_cluster_hops_total"),
             frames: counted("souk_cluster_frames_total"),
+            records: counted("souk_relay_messages_total"),
             node_bytes: over(&self.nodes, processes::resident_bytes),
             busy: part(busy),
             others: part(busy - ours),
         }
     }
+}
+
+/// Of the databases that Kafka is told of, if it is, every row that was written.
+fn is_all_told(counters: &Counters) -> bool {
+    let in_all = |name| counters.growth_by_database(&Counters::default(), name);
+    let written = in_all("souk_journal_rows_total");
+    let told = in_all("souk_relay_rows_total");
+    told.iter().all(|(database, told)| written.get(database).is_none_or(|written| written <= told))
 }
 
 /// The sum over all processes. `None`: there are none, or one cannot be seen.

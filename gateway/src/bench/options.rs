@@ -29,6 +29,8 @@ Examples:
   souk bench --scenario table --runs 3 --json new.json --against old.json
   souk bench --scenario uniform-64 --url http://127.0.0.1:8080
   souk bench --scenario uniform-256 --nodes 3         a cluster of three nodes on this machine
+  souk bench --scenario uniform-256 --runs 3 --kafka 127.0.0.1:9092
+                                                      what telling Kafka costs (make services starts one)
 
 Without --url it starts a Souk of its own, with a database of its own, over a temporary folder. Souk's
 settings come from the environment (SOUK__SECTION__KEY), except where its database is.")]
@@ -60,6 +62,10 @@ pub struct Options {
     /// So many nodes without shards before them: buyers connect to these alone, and every purchase crosses
     #[arg(long, value_name = "COUNT", requires = "nodes", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=16))]
     pub gateways: u16,
+    /// Brokers: each load also runs, in turn, on a second Souk that tells them everything. Its topics have a prefix of
+    /// their own, and stay
+    #[arg(long, value_name = "HOST:PORT,…", conflicts_with = "url")]
+    pub kafka: Option<String>,
     /// Leaves out what hand-written SQL does
     #[arg(long)]
     pub no_baselines: bool,

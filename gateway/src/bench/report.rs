@@ -31,6 +31,9 @@ pub struct Report {
     pub overload: Option<Overload>,
     /// Whether stock, orders and money add up afterwards; none: the databases cannot be seen.
     pub audit: Option<Audit>,
+    /// The same of the Souk that tells Kafka.
+    #[serde(default)]
+    pub audit_with_kafka: Option<Audit>,
     /// What was left out, and why.
     pub left_out: Vec<String>,
 }
@@ -66,6 +69,9 @@ pub struct Measured {
     pub title: String,
     /// The Souk under test.
     pub souk: Vec<Run>,
+    /// The same that tells Kafka; empty where that was not asked for.
+    #[serde(default)]
+    pub with_kafka: Vec<Run>,
     /// Hand-written SQL over HTTP; empty where it was not measured.
     pub sql_over_http: Vec<Run>,
     /// The same without HTTP.
@@ -87,6 +93,9 @@ pub struct Run {
     pub refusals: Percentiles,
     /// Beside it.
     pub reads: Vec<Reads>,
+    /// When the load ended, how old the oldest row was that Kafka had not been told of; none: there is no relay.
+    #[serde(default)]
+    pub relay_lag_s: Option<f64>,
     /// Of one purchase; where there were reads, of one request.
     pub cost: Cost,
 }
@@ -149,7 +158,14 @@ impl Measured {
     /// Not run yet.
     pub fn begin(scenario: &Scenario) -> Self {
         let (name, title) = (scenario.name.clone(), scenario.title());
-        Self { name, title, souk: Vec::new(), sql_over_http: Vec::new(), pgbench: Vec::new() }
+        Self {
+            name,
+            title,
+            souk: Vec::new(),
+            with_kafka: Vec::new(),
+            sql_over_http: Vec::new(),
+            pgbench: Vec::new(),
+        }
     }
 }
 
@@ -164,6 +180,7 @@ impl Report {
             growth: None,
             overload: None,
             audit: None,
+            audit_with_kafka: None,
             left_out: Vec::new(),
         }
     }
@@ -242,6 +259,7 @@ mod tests {
             name: "burst".to_owned(),
             title: "1000 at once".to_owned(),
             souk: vec![run.clone(), run],
+            with_kafka: Vec::new(),
             sql_over_http: Vec::new(),
             pgbench: vec![SqlRun { connections: 48, per_second: 6_553.0, mean_ms: 7.3, postgres_us: None }],
         });

@@ -29,6 +29,7 @@ const SETTLED_MAX: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 const SETTINGS: &str = "SOUK__";
 const DATABASE_SETTINGS: &str = "SOUK__DATABASE__";
+const KAFKA_SETTINGS: &str = "SOUK__KAFKA__";
 
 /// The Souk under test.
 #[derive(Debug)]
@@ -63,6 +64,17 @@ pub enum Shape {
     },
 }
 
+/// What a Souk has of Kafka.
+#[derive(Clone, Copy, Debug)]
+pub enum Bridge<'a> {
+    /// What the environment says.
+    AsSet,
+    /// Nothing, whatever it says.
+    None,
+    /// These brokers.
+    To(&'a str),
+}
+
 impl Shape {
     /// As asked for.
     pub fn of(options: &Options) -> Self {
@@ -91,11 +103,14 @@ impl Drop for Folder {
 
 impl Shop {
     /// Starts a Souk with a database of its own. `data`: the folder, which is then kept.
-    pub async fn start(data: Option<&Path>, shape: Shape) -> Result<Self> {
+    pub async fn start(data: Option<&Path>, shape: Shape, bridge: Bridge<'_>) -> Result<Self> {
         let folder = Folder {
             path: match data {
                 Some(data) => std::path::absolute(data)?,
-                None => std::env::temp_dir().join(format!("souk-bench-{}", std::process::id())),
+                None => std::env::temp_dir().join(match bridge {
+                    Bridge::AsSet | Bridge::None => format!("souk-bench-{}", std::process::id()),
+                    Bridge::To(_) => format!("souk-bench-{}-with-kafka", std::process::id()),
+                }),
             },
             is_kept: data.is_some(),
         };
@@ -103,13 +118,14 @@ impl Shop {
         let path = folder.path.as_path();
         let (nodes, postgres, doors) = match shape {
             Shape::Alone => {
-                let node = Program::start(souk(path, path, "serve")?, &path.join("souk.log")).await?;
+                let node = Program::start(souk(path, path, "serve", bridge)?, &path.join("souk.log")).await?;
                 let doors = vec![node.authority.clone()];
                 (vec![node], None, doors)
             }
             Shape::Cluster { nodes, gateways } => {
-                let server = Program::start(souk(path, path, "postgres")?, &path.join("souk.log")).await?;
-                let (nodes, doors) = cluster(path, nodes, gateways).await?;
+                let server =
+                    Program::start(souk(path, path, "postgres", bridge)?, &path.join("souk.log")).await?;
+                let (nodes, doors) = cluster(path, nodes, gateways, bridge).await?;
                 (nodes, Some(server), doors)
             }
         };
@@ -159,16 +175,25 @@ impl Shop {
 
 /// `souk serve`, or another verb of it, over a folder. There is no souk.toml where it is started: nothing but the
 /// environment changes a setting.
-fn souk(folder: &Path, data: &Path, verb: &str) -> Result<Command> {
+fn souk(folder: &Path, data: &Path, verb: &str, bridge: Bridge<'_>) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(verb).arg("--data").arg(data);
     if verb == "serve" {
         command.args(["--listen", "127.0.0.1:0"]);
     }
     for (name, _) in std::env::vars_os() {
-        if is_database_url(&name.to_string_lossy()) {
+        let text = name.to_string_lossy();
+        let is_overruled = match bridge {
+            Bridge::AsSet | Bridge::To(_) => false,
+            Bridge::None => is_of_kafka(&text),
+        };
+        if is_database_url(&text) || is_overruled {
             command.env_remove(name);
         }
+    }
+    if let Bridge::To(brokers) = bridge {
+        let prefix = format!("bench-{}-", std::process::id());
+        command.env("SOUK__KAFKA__BROKERS", brokers).env("SOUK__KAFKA__PREFIX", prefix);
     }
     command.env("SOUK__TOKEN__ACCESS_TTL_S", TOKEN_TTL_S).current_dir(folder);
     Ok(command)
@@ -176,7 +201,12 @@ fn souk(folder: &Path, data: &Path, verb: &str) -> Result<Command> {
 
 /// Starts nodes over the server in `folder`, and waits until every shard is served: all nodes, and where buyers
 /// connect.
-async fn cluster(folder: &Path, nodes: u16, gateways: u16) -> Result<(Vec<Program>, Vec<String>)> {
+async fn cluster(
+    folder: &Path,
+    nodes: u16,
+    gateways: u16,
+    bridge: Bridge<'_>,
+) -> Result<(Vec<Program>, Vec<String>)> {
     let server = Server::of(folder).context("find the database server that was started")?;
     let cookie = format!("{:032x}", rand::random::<u128>());
     let roles =
@@ -184,7 +214,7 @@ async fn cluster(folder: &Path, nodes: u16, gateways: u16) -> Result<(Vec<Progra
     let mut programs = Vec::new();
     for (number, role) in roles.enumerate() {
         let data = folder.join(format!("node-{number}"));
-        let mut command = souk(folder, &data, "serve")?;
+        let mut command = souk(folder, &data, "serve", bridge)?;
         command
             .env("SOUK__DATABASE__URL", server.url("postgres"))
             .env("SOUK__CLUSTER__LISTEN", "127.0.0.1:0")
@@ -224,6 +254,10 @@ pub fn settings() -> Vec<String> {
 fn is_database_url(name: &str) -> bool {
     let name = name.to_uppercase();
     name.starts_with(DATABASE_SETTINGS) && name.ends_with("URL")
+}
+
+fn is_of_kafka(name: &str) -> bool {
+    name.to_uppercase().starts_with(KAFKA_SETTINGS)
 }
 
 #[cfg(test)]

@@ -5,16 +5,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::audit::{self, Audit};
 use super::baseline::{self, Baseline};
 use super::database;
 use super::load::{Crowd, Pace};
 use super::meter::Meter;
+use super::options::Options;
+use super::progress::note;
 use super::report::{Reads, Run, SqlRun};
-use super::scenario::Scenario;
+use super::scenario::{Scenario, named};
 use super::shop::Shop;
 use super::tally::{Counted, Outcomes};
 use super::target::Target;
 
+/// How long a shop is warmed up before anything is measured.
+const FIRST: Duration = Duration::from_millis(500);
 /// Longer runs of the baselines say no more.
 const BASELINE_MAX: Duration = Duration::from_secs(3);
 
@@ -27,6 +32,8 @@ pub struct Stage<'a> {
     seconds: Duration,
     warm_up: Duration,
     seed: u64,
+    /// Orders before the first load: completed ones, and others.
+    before: [u64; 2],
     /// What Souk has answered so far, to all loads.
     pub told: Outcomes,
 }
@@ -40,11 +47,26 @@ struct Beside {
 }
 
 impl<'a> Stage<'a> {
-    /// Begins with a shop that is furnished.
-    pub async fn set(shop: &'a Shop, seconds: Duration, warm_up: Duration) -> Result<Self> {
-        let meter = shop.meter().await?;
-        let told = Outcomes::default();
-        Ok(Self { shop, meter, baseline: None, seconds, warm_up, seed: 0, told })
+    /// Furnishes a shop and warms it up.
+    pub async fn set(shop: &'a mut Shop, needs_uniform: bool, options: &Options) -> Result<Self> {
+        note("furnishing the shop");
+        shop.target.furnish(needs_uniform).await.context("furnish the shop")?;
+        let before = match shop.server() {
+            Some(server) => audit::before(server).await?,
+            None => [0, 0],
+        };
+        let (seconds, warm_up) = (options.seconds(), options.warm_up());
+        let (meter, told) = (shop.meter().await?, Outcomes::default());
+        let mut stage = Self { shop, meter, baseline: None, seconds, warm_up, seed: 0, before, told };
+        // The first purchases open connections and prepare statements.
+        stage.souk_for(&named("hot-32", options.rate)?.remove(0), FIRST).await?;
+        Ok(stage)
+    }
+
+    /// Whether everything adds up. `None`: the databases cannot be seen.
+    pub async fn audit(&self) -> Result<Option<Audit>> {
+        let (Some(server), Some(data)) = (self.shop.server(), self.shop.folder()) else { return Ok(None) };
+        audit::audit(server, data, self.before, &self.told).await.map(Some)
     }
 
     /// Starts the baseline. Why there is none, if there is none.
@@ -118,6 +140,7 @@ async fn measure(target: &Target, meter: &mut Meter, scenario: &Scenario, pace: 
     let before = meter.spent();
     let loaded = crowd.run(target, scenario, pace).await;
     let ended = meter.spent();
+    let relay_lag_s = meter.relay_lag_s().await?;
     meter.settled().await?;
     let settled = meter.spent();
     let later = meter.written().await?;
@@ -136,6 +159,7 @@ async fn measure(target: &Target, meter: &mut Meter, scenario: &Scenario, pace: 
         latency: bought.latencies.percentiles(),
         refusals: bought.refusals.percentiles(),
         reads,
+        relay_lag_s,
         cost: meter.cost(requests, [before, ended, settled], [&earlier, &later]),
     })
 }

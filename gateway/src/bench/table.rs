@@ -1,5 +1,7 @@
 //! The report, for people.
 
+use super::audit::Audit;
+use super::kafka;
 use super::meter::Cost;
 use super::report::{Conditions, Growth, Measured, Overload, Report, Run, Spread, median, spread};
 use super::scenario::{Goal, Scenario, named};
@@ -12,12 +14,14 @@ pub fn show(report: &Report) -> String {
     if !report.scenarios.is_empty() {
         parts.push(speed(report));
         parts.push(costs(&report.scenarios));
+        parts.extend(kafka::show(&report.scenarios));
         parts.extend(reads(&report.scenarios));
     }
     parts.extend(report.growth.as_ref().map(growth));
     parts.extend(report.overload.as_ref().map(overload));
     parts.extend(troubles(report));
-    parts.push(audit(report));
+    parts.push(audit("audited", report.audit.as_ref()));
+    parts.extend(report.audit_with_kafka.as_ref().map(|beside| audit("audited, with Kafka", Some(beside))));
     parts.join("\n")
 }
 
@@ -59,7 +63,8 @@ fn conditions(on: &Conditions) -> String {
     text
 }
 
-fn head(cells: &[&str]) -> Vec<String> {
+/// The first row of a table.
+pub fn head(cells: &[&str]) -> Vec<String> {
     cells.iter().map(|cell| (*cell).to_owned()).collect()
 }
 
@@ -96,7 +101,7 @@ fn speed(report: &Report) -> String {
 }
 
 /// Seconds of a burst, purchases a second of others.
-fn figure(measured: &Measured, run: &Run) -> f64 {
+pub fn figure(measured: &Measured, run: &Run) -> f64 {
     if is_burst(measured) { run.seconds } else { run.per_second }
 }
 
@@ -110,7 +115,8 @@ pub fn is_burst(measured: &Measured) -> bool {
     measured.name.starts_with("burst")
 }
 
-fn shown(measured: &Measured, Spread { median, least, most }: Spread) -> String {
+/// A figure and its spread, with its unit.
+pub fn shown(measured: &Measured, Spread { median, least, most }: Spread) -> String {
     let (print, unit): (fn(f64) -> String, _) =
         if is_burst(measured) { (|seconds| format!("{seconds:.3}"), " s") } else { (whole, "/s") };
     match least == most {
@@ -307,7 +313,11 @@ fn in_all(cost: &Cost) -> Option<f64> {
 fn troubles(report: &Report) -> Option<String> {
     let mut text = String::new();
     for measured in &report.scenarios {
-        let runs = [("", &measured.souk), (" (SQL over HTTP)", &measured.sql_over_http)];
+        let runs = [
+            ("", &measured.souk),
+            (" (with Kafka)", &measured.with_kafka),
+            (" (SQL over HTTP)", &measured.sql_over_http),
+        ];
         for (who, runs) in runs {
             let mut sum = Outcomes::default();
             runs.iter()
@@ -326,8 +336,8 @@ fn troubles(report: &Report) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn audit(report: &Report) -> String {
-    let Some(audit) = &report.audit else {
+fn audit(name: &str, audit: Option<&Audit>) -> String {
+    let Some(audit) = audit else {
         return "not audited: the databases of a Souk that runs already are not seen\n".to_owned();
     };
     let rows: Vec<_> = audit
@@ -336,7 +346,7 @@ fn audit(report: &Report) -> String {
         .map(|(law, rows)| format!("{} ({} rows)", law.name(), whole(*rows as f64)))
         .collect();
     let mut text = format!(
-        "audited: {} orders completed and {} not; {}: {}\n",
+        "{name}: {} orders completed and {} not; {}: {}\n",
         whole(audit.completed as f64),
         whole(audit.not_completed as f64),
         rows.join(", "),
@@ -353,7 +363,6 @@ fn audit(report: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::audit::Audit;
     use super::super::latency::Percentiles;
     use super::*;
 
@@ -365,6 +374,7 @@ mod tests {
             name: name.to_owned(),
             title,
             souk: vec![run],
+            with_kafka: Vec::new(),
             sql_over_http: Vec::new(),
             pgbench: Vec::new(),
         }
