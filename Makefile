@@ -35,7 +35,7 @@ test: packages check
 	.ci/packages faketime || echo "without faketime, the test of a wrong clock is skipped" >&2
 	.ci/packages java mvn python3-venv || echo "without Java, Maven and Python, tests with Kafka are skipped" >&2
 	cargo build --locked --bin souk
-	.ci/summary cargo test --workspace --locked --no-fail-fast
+	.ci/summary .ci/suite
 
 check:
 	cargo fmt --all --check

@@ -1,14 +1,20 @@
-//! What is written to Kafka arrives, in the order of each key, whatever brokers answer: against librdkafka's own brokers,
-//! which do what a test says.
+//! What is written to Kafka arrives, in the order of each key, and what is read is heard, whatever brokers answer: against
+//! librdkafka's own brokers, which do what a test says.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-use souk_persistence::kafka::{Brokers, KafkaPublisher, read_back};
+use souk_persistence::kafka::{
+    Brokers, ConsumerSettings, Handler, Incoming, KafkaConsumer, KafkaPublisher, read_back,
+};
 use souk_persistence::relay::{Message, Publisher as _};
 use tokio::time::timeout;
 
@@ -176,4 +182,56 @@ async fn of_two_who_publish_one_that_gives_up_does_not_mix_up_what_the_other_say
     mock.broker_up(-1).expect("comes up");
     assert!(delivering.await > 0, "it was taken away with what was given up");
     all_is_heard(&mock, 12_001).await;
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < IN_TIME * 2, "{what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_behind_and_hears_nothing_is_made_anew() {
+    let (mock, publisher) = mock(1);
+    let metrics = PrometheusBuilder::new().install_recorder().expect("the only one of this process");
+    let restarts = || {
+        let text = metrics.render();
+        let line = text.lines().find_map(|line| line.strip_prefix("souk_kafka_consumer_restarts_total "));
+        line.expect("is counted").parse::<u64>().expect("a count")
+    };
+    let heard: Arc<Mutex<HashSet<String>>> = Arc::default();
+    let again = Arc::new(AtomicUsize::new(0));
+    let hears: Handler = {
+        let (heard, again) = (Arc::clone(&heard), Arc::clone(&again));
+        Arc::new(move |record: Incoming| {
+            let id = record.header("ce_id").expect("an id").to_owned();
+            let is_new = heard.lock().expect("nobody panics").insert(id);
+            again.fetch_add(usize::from(!is_new), Ordering::AcqRel);
+            async {}.boxed()
+        })
+    };
+    let settings = ConsumerSettings {
+        brokers: Brokers::plain(mock.bootstrap_servers()),
+        group: "listeners".to_owned(),
+        topics: vec![TOPIC.to_owned()],
+        in_flight_max: 50,
+        silence: Duration::from_secs(2),
+    };
+    let consumer = KafkaConsumer::start(settings, hears);
+    let has_heard = |count: usize| heard.lock().expect("nobody panics").len() == count * KEYS;
+    deliver(&publisher, &messages(0, 10)).await;
+    until("what is there is heard", || has_heard(10)).await;
+    assert_eq!(restarts(), 0);
+
+    // There is more, and the broker says so, and does not hand it out.
+    mock.request_errors(RDKafkaApiKey::Fetch, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT; 2_000]);
+    deliver(&publisher, &messages(10, 10)).await;
+    until("it is made anew", || restarts() > 0).await;
+    assert!(has_heard(10));
+    mock.clear_request_errors(RDKafkaApiKey::Fetch);
+    until("it hears again", || has_heard(20)).await;
+    assert!(consumer.stop(IN_TIME).await);
+    assert_eq!(again.load(Ordering::Acquire), 0, "it goes on where it was");
 }

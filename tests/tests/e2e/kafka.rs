@@ -3,7 +3,9 @@
 
 mod door;
 mod incoming;
+mod inventory;
 mod nodes;
+mod outsider;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -29,7 +31,7 @@ use crate::cluster::crowd::Crowd;
 /// Whose journals are told.
 const TOLD: [&str; 2] = ["order_db", "account_db"];
 /// What was held up is told within this.
-const CATCH_UP_MAX: Duration = Duration::from_secs(60);
+const CATCH_UP_MAX: Duration = Duration::from_secs(120);
 const PAGE: usize = 1_000;
 
 /// Waits until it is so.
@@ -51,13 +53,18 @@ async fn told_at_once(node: &Process) -> Result<Duration> {
     until("it tells at once", async || Ok(lag(&node.url).await? < 1.0)).await
 }
 
-/// Waits until every purchase has ended, and every row is told.
-async fn told(data: &Data) -> Result<Duration> {
+/// Waits until every purchase has ended, and nothing is being undone any more.
+async fn ended(data: &Data) -> Result<Duration> {
     let orders = read_only(data).await?.order;
-    // Not before another row of it could come: what a payment owes long after its purchase, nobody is told.
     let ever = Timestamp::from_micros(i64::MAX / 2);
     let has_ended = async || Ok(orders.owed(0..=SLOTS - 1, ever, None, 1).await?.is_empty());
-    until("every purchase has ended", has_ended).await?;
+    until("every purchase has ended", has_ended).await
+}
+
+/// Waits until every purchase has ended, and every row is told.
+async fn told(data: &Data) -> Result<Duration> {
+    // Not before another row of it could come: what a payment owes long after its purchase, nobody is told.
+    ended(data).await?;
     let untold = "select exists (select from journal j, cursor c
         where (j.xid, j.stream, j.version) > (c.xid, c.stream, c.version))";
     until("everything is told", async || {

@@ -1,10 +1,13 @@
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use souk_tests::cluster::counted;
 use souk_tests::process::{Data, binary};
 use souk_tests::shopper::Shopper;
 use souk_tests::souk::Souk;
+use tokio::time::Instant;
 
 #[tokio::test]
 async fn what_was_made_is_there_after_a_kill_and_after_a_stop() -> Result<()> {
@@ -25,6 +28,24 @@ async fn what_was_made_is_there_after_a_kill_and_after_a_stop() -> Result<()> {
     let shopper = shopper.at(&souk.url);
     assert_eq!(shopper.get("/purchases").await?.body["items"][0]["status"], "completed");
     assert_eq!(souk.stop().await?, 0);
+    Ok(())
+}
+
+/// The suite runs with brokers in the environment, and without: this says that they are what makes the difference.
+#[tokio::test]
+async fn kafka_is_told_where_the_environment_names_brokers_and_nowhere_else() -> Result<()> {
+    let souk = crate::open("told-or-not").await?;
+    Shopper::register(&souk.url).await?;
+    let told = r#"souk_relay_messages_total{db="account_db"}"#;
+    if std::env::var_os("SOUK__KAFKA__BROKERS").is_none() {
+        assert!(!reqwest::get(format!("{}/metrics", souk.url)).await?.text().await?.contains("souk_relay"));
+        return Ok(());
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while counted(&souk.url, told).await? == 0.0 {
+        ensure!(Instant::now() < deadline, "nothing is told");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     Ok(())
 }
 

@@ -1,18 +1,13 @@
 //! What Souk is told on Kafka: purchases, and answers of a participant outside.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use souk_config::Kafka as KafkaSettings;
-use souk_gateway::bridge::trust::{SIGNATURE, Trust};
-use souk_persistence::kafka::{Brokers, KafkaPublisher};
-use souk_persistence::relay::{Message, Publisher};
+use souk_persistence::relay::Message;
 use souk_tests::cluster::counted;
 use souk_tests::kafka::Kafka;
 use souk_tests::process::{Data, Process};
@@ -21,45 +16,12 @@ use sqlx::{Connection, PgConnection, Row};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-const KEY: &str = "0123456789abcdef0123456789abcdef";
-const OPERATOR: &str = "an operator's token";
+use super::outsider::{KEY, OPERATOR, Outsider, dead_letters, orders};
+use super::{ended, until};
+
 const RECORDS: usize = 10_000;
 /// Every so manieth record is poison.
 const POISON_EVERY: usize = 20;
-
-/// Writes records as a shop front would.
-struct Front {
-    publisher: KafkaPublisher,
-    prefix: &'static str,
-    trust: Trust,
-}
-
-impl Front {
-    fn new(kafka: &Kafka, prefix: &'static str) -> Self {
-        let signers = [("front".to_owned(), KEY.to_owned().into())].into();
-        Self {
-            publisher: KafkaPublisher::new(Brokers::plain(&kafka.addresses)),
-            prefix,
-            trust: Trust::new(&KafkaSettings { signers, ..KafkaSettings::default() }),
-        }
-    }
-
-    fn record(&self, id: &str, body: Vec<u8>) -> Message {
-        let signature = self.trust.sign("front", id, &body).unwrap_or_default();
-        let header = |name, value: &str| (Cow::Borrowed(name), value.as_bytes().to_vec());
-        Message {
-            topic: format!("{}purchase", self.prefix),
-            key: id.as_bytes().to_vec(),
-            headers: vec![header("ce_source", "front"), header("ce_id", id), header(SIGNATURE, &signature)],
-            body,
-            at_ms: 0,
-        }
-    }
-
-    async fn write(&self, records: Vec<Message>) -> Result<()> {
-        Ok(self.publisher.publish(records).await?)
-    }
-}
 
 fn purchase(customer: &str, product: &str) -> Value {
     json!({"customer_id": customer, "order_items": [{"product_id": product, "quantity": 1}],
@@ -67,16 +29,16 @@ fn purchase(customer: &str, product: &str) -> Value {
 }
 
 /// A record that can be no purchase, of the kind `number` of ten, and the code of its cause.
-fn poison(front: &Front, number: usize, id: &str, good: &Value) -> (Message, &'static str) {
+fn poison(front: &Outsider, number: usize, id: &str, good: &Value) -> (Message, &'static str) {
     let with = |change: fn(&mut Value)| {
         let mut body = good.clone();
         change(&mut body);
-        front.record(id, body.to_string().into_bytes())
+        front.record(id, id, body.to_string().into_bytes())
     };
-    let mut unsigned = front.record(id, good.to_string().into_bytes());
+    let mut unsigned = front.record(id, id, good.to_string().into_bytes());
     match number {
-        0 => (front.record(id, b"{\"customer_id\":".to_vec()), "invalid_body"),
-        1 => (front.record(id, vec![0xff, 0xfe]), "invalid_body"),
+        0 => (front.record(id, id, b"{\"customer_id\":".to_vec()), "invalid_body"),
+        1 => (front.record(id, id, vec![0xff, 0xfe]), "invalid_body"),
         2 => (with(|body| body["gift"] = json!(true)), "invalid_body"),
         3 => (with(|body| body["order_items"][0]["quantity"] = json!(0)), "invalid_quantity"),
         4 => (
@@ -95,31 +57,9 @@ fn poison(front: &Front, number: usize, id: &str, good: &Value) -> (Message, &'s
         }
         _ => {
             let padded = format!("{good}{}", " ".repeat(70_000));
-            (front.record(id, padded.into_bytes()), "body_too_large")
+            (front.record(id, id, padded.into_bytes()), "body_too_large")
         }
     }
-}
-
-async fn orders(data: &Data, status: &str) -> Result<i64> {
-    let mut connection = PgConnection::connect(&data.database("order_db")?).await?;
-    let query = sqlx::query("select count(*) from orders where status = $1").bind(status);
-    Ok(query.fetch_one(&mut connection).await?.try_get(0)?)
-}
-
-async fn dead_letters(shopper: &Shopper) -> Result<Vec<Value>> {
-    let operator = shopper.with_token(OPERATOR, "");
-    let answer = operator.get("/admin/dead-letters").await?;
-    ensure!(answer.status == 200, "{answer:?}");
-    Ok(answer.body["dead_letters"].as_array().cloned().unwrap_or_default())
-}
-
-async fn until(what: &str, limit: Duration, is_so: impl AsyncFn() -> Result<bool>) -> Result<Duration> {
-    let begun = Instant::now();
-    while !is_so().await.with_context(|| what.to_owned())? {
-        ensure!(begun.elapsed() < limit, "{what} is not so after {limit:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    Ok(begun.elapsed())
 }
 
 #[tokio::test]
@@ -137,7 +77,7 @@ async fn records_buy_and_what_cannot_be_bought_is_put_aside_until_it_is_put_back
     let category = shopper.category().await?;
     let product = shopper.product(&category, RECORDS as u64 * 2).await?;
     let good = purchase(&shopper.account, &product);
-    let front = Front::new(kafka, "records.");
+    let front = Outsider::new(kafka, "records.", "front", "purchase");
 
     let mut expected: HashMap<&str, usize> = HashMap::new();
     let mut records = Vec::new();
@@ -148,11 +88,11 @@ async fn records_buy_and_what_cannot_be_bought_is_put_aside_until_it_is_put_back
             *expected.entry(code).or_default() += 1;
             records.push(record);
         } else {
-            records.push(front.record(&id, good.to_string().into_bytes()));
+            records.push(front.record(&id, &id, good.to_string().into_bytes()));
         }
         // Some come twice, and are one purchase each.
         if number % POISON_EVERY == 1 {
-            records.push(front.record(&id, good.to_string().into_bytes()));
+            records.push(front.record(&id, &id, good.to_string().into_bytes()));
         }
     }
     let (count, bad) = (records.len(), expected.values().sum::<usize>());
@@ -163,16 +103,13 @@ async fn records_buy_and_what_cannot_be_bought_is_put_aside_until_it_is_put_back
         let name = format!(r#"souk_kafka_records_total{{topic="records.purchase",outcome="{outcome}"}}"#);
         counted(url, &name).await
     };
-    until("every record has had its effect", Duration::from_secs(120), async || {
+    until("every record has had its effect", async || {
         Ok(heard("done").await? + heard("dead").await? == count as f64)
     })
     .await?;
     let took = begun.elapsed();
     let bought = i64::try_from(RECORDS - bad)?;
-    until("every purchase has ended", Duration::from_secs(60), async || {
-        Ok(orders(&data, "completed").await? == bought)
-    })
-    .await?;
+    until("every purchase has ended", async || Ok(orders(&data, "completed").await? == bought)).await?;
     println!("{count} records, {bad} of them poison: all had their effect after {took:.1?}");
     assert_eq!(orders(&data, "pending").await? + orders(&data, "failed").await?, 0);
 
@@ -196,10 +133,7 @@ async fn records_buy_and_what_cannot_be_bought_is_put_aside_until_it_is_put_back
     let answer = operator.post("/admin/dead-letters/replay", &body).await?;
     assert_eq!(answer.body["replayed"], 1, "{answer:?}");
     let again = bought + i64::try_from(unsigned.len())? + 1;
-    until("what was put back is bought", Duration::from_secs(60), async || {
-        Ok(orders(&data, "completed").await? == again)
-    })
-    .await?;
+    until("what was put back is bought", async || Ok(orders(&data, "completed").await? == again)).await?;
     assert_eq!(dead_letters(&shopper).await?.len(), letters.len() - unsigned.len() - 1);
     let nobody = shopper.get("/admin/dead-letters").await?;
     assert_eq!(nobody.status, 401, "it is for operators");
@@ -293,16 +227,7 @@ async fn a_payment_service_outside_is_killed_and_late_and_lies_and_no_money_is_l
             payments = participant(&python, kafka, &books)?;
         }
     }
-    until("every purchase has ended", Duration::from_secs(90), async || {
-        Ok(orders(&data, "pending").await? == 0)
-    })
-    .await?;
-    let owes = "select count(*) from entity where kind = 6 and owed is not null";
-    until("nothing is being undone", Duration::from_secs(90), async || {
-        let mut connection = PgConnection::connect(&data.database("order_db")?).await?;
-        Ok(sqlx::query(owes).fetch_one(&mut connection).await?.try_get::<i64, _>(0)? == 0)
-    })
-    .await?;
+    ended(&data).await?;
 
     let books = booked(&python, &books).await?;
     let mut connection = PgConnection::connect(&data.database("order_db")?).await?;

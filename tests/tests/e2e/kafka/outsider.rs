@@ -1,0 +1,77 @@
+//! Somebody outside who writes records, and what a shop says of them.
+
+use std::borrow::Cow;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use souk_config::Kafka as KafkaSettings;
+use souk_gateway::bridge::trust::{SIGNATURE, Trust};
+use souk_persistence::kafka::{Brokers, KafkaPublisher};
+use souk_persistence::relay::{Message, Publisher};
+use souk_tests::kafka::Kafka;
+use souk_tests::process::Data;
+use souk_tests::shopper::Shopper;
+use sqlx::{Connection, PgConnection, Row};
+
+/// Of every signature.
+pub const KEY: &str = "0123456789abcdef0123456789abcdef";
+/// Of the shop's operator.
+pub const OPERATOR: &str = "an operator's token";
+
+/// Signs what it says.
+pub struct Outsider {
+    publisher: KafkaPublisher,
+    topic: String,
+    source: &'static str,
+    trust: Trust,
+}
+
+impl Outsider {
+    /// Writes to one topic of a shop with a prefix; the shop knows its source and the key.
+    pub fn new(kafka: &Kafka, prefix: &str, source: &'static str, topic: &str) -> Self {
+        let signers = [(source.to_owned(), KEY.to_owned().into())].into();
+        Self {
+            publisher: KafkaPublisher::new(Brokers::plain(&kafka.addresses)),
+            topic: format!("{prefix}{topic}"),
+            source,
+            trust: Trust::new(&KafkaSettings { signers, ..KafkaSettings::default() }),
+        }
+    }
+
+    /// A signed record.
+    pub fn record(&self, id: &str, key: &str, body: Vec<u8>) -> Message {
+        let signature = self.trust.sign(self.source, id, &body).unwrap_or_default();
+        let header = |name, value: &str| (Cow::Borrowed(name), value.as_bytes().to_vec());
+        Message {
+            topic: self.topic.clone(),
+            key: key.as_bytes().to_vec(),
+            headers: vec![
+                header("ce_source", self.source),
+                header("ce_id", id),
+                header(SIGNATURE, &signature),
+            ],
+            body,
+            at_ms: 0,
+        }
+    }
+
+    /// Writes them, in this order.
+    pub async fn write(&self, records: Vec<Message>) -> Result<()> {
+        Ok(self.publisher.publish(records).await?)
+    }
+}
+
+/// How many orders have a status.
+pub async fn orders(data: &Data, status: &str) -> Result<i64> {
+    let mut connection = PgConnection::connect(&data.database("order_db")?).await?;
+    let query = sqlx::query("select count(*) from orders where status = $1").bind(status);
+    Ok(query.fetch_one(&mut connection).await?.try_get(0)?)
+}
+
+/// Those of the shop to which the shopper goes, whose operator's token is [`OPERATOR`].
+pub async fn dead_letters(shopper: &Shopper) -> Result<Vec<Value>> {
+    let operator = shopper.with_token(OPERATOR, "");
+    let answer = operator.get("/admin/dead-letters").await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    Ok(answer.body["dead_letters"].as_array().cloned().unwrap_or_default())
+}
