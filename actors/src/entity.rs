@@ -36,6 +36,9 @@ use crate::world::Time;
 pub use message::{Birth, Effected, Envelope, Message, Outcome};
 pub use reply::Reply;
 
+/// What is owed within this is waited for in memory.
+const AWAITED_MAX: Duration = Duration::from_secs(10);
+
 /// The actor of an `A`.
 pub struct Entity<A>(PhantomData<fn() -> A>);
 
@@ -71,6 +74,8 @@ pub struct Resident<A: Aggregate> {
     asking: Option<Asking<A>>,
     waiting: VecDeque<Envelope<A>>,
     attempts: HashMap<&'static str, Attempt>,
+    /// What is owed soon is waited for here.
+    awaited: Option<Awaited>,
 }
 
 type Held<A> = (Reply<Outcome<A>>, Outcome<A>);
@@ -96,6 +101,13 @@ enum AttemptState {
     },
     /// Somebody else sees to it.
     HandedOver,
+}
+
+/// When something is owed. Timed by the monotonic clock, once it is known.
+#[derive(Clone, Copy)]
+struct Awaited {
+    due: Timestamp,
+    until: Instant,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -211,6 +223,7 @@ impl<A: Aggregate> Resident<A> {
             asking: None,
             waiting: VecDeque::new(),
             attempts: HashMap::new(),
+            awaited: None,
         }
     }
 
@@ -373,7 +386,7 @@ impl<A: Aggregate> Resident<A> {
 
     fn carry_on(&mut self, myself: &ActorRef<Message<A>>) {
         self.write(myself);
-        self.pursue();
+        self.pursue(myself);
         // One that was never written must not stay: anybody can ask for any id.
         if A::RESIDENCE == Residence::WhileBusy || self.written == 0 {
             self.leave(myself);
@@ -460,7 +473,7 @@ impl<A: Aggregate> Resident<A> {
 
     /// Has performed what is owed. Only what a durable row says is owed: no row is under way or waiting, but
     /// for what may wait.
-    fn pursue(&mut self) {
+    fn pursue(&mut self, myself: &ActorRef<Message<A>>) {
         let is_durable = !self.under_way && self.is_written();
         if !is_durable && !mutant::is(Mutant::EffectsFromUndurable) {
             return;
@@ -479,17 +492,38 @@ impl<A: Aggregate> Resident<A> {
         self.attempts.retain(|name, _| {
             asking == Some(*name) || effects.iter().any(|(_, effect)| A::effect_name(effect) == *name)
         });
+        let due = |due| self.owed.map_or(due, |owed| owed.max(due));
+        let effects: Vec<_> = effects.into_iter().map(|(from, effect)| (due(from), effect)).collect();
+        self.awaited = self.awaited.filter(|awaited| effects.iter().any(|(due, _)| *due == awaited.due));
         for (due, effect) in effects {
-            let is_due = Some(due).max(self.owed) <= Some(now);
+            if !self.is_due(myself, due, now) {
+                continue;
+            }
             let may_start = match self.attempts.get(A::effect_name(&effect)).map(|attempt| attempt.state) {
                 None => true,
                 Some(AttemptState::BackingOff { until }) => until <= Instant::now(),
                 Some(AttemptState::Running | AttemptState::HandedOver) => false,
             };
-            if is_due && may_start {
+            if may_start {
                 self.start(effect);
             }
         }
+    }
+
+    /// Whether it is time; if it is soon, this wakes then. What is later the sweep wakes.
+    fn is_due(&mut self, myself: &ActorRef<Message<A>>, due: Timestamp, now: Timestamp) -> bool {
+        if due <= now {
+            return true;
+        }
+        if let Some(awaited) = self.awaited.filter(|awaited| awaited.due == due) {
+            return awaited.until <= Instant::now();
+        }
+        let wait = now.until(due);
+        if wait <= AWAITED_MAX {
+            self.awaited = Some(Awaited { due, until: Instant::now() + wait });
+            self.wake_after(myself, wait);
+        }
+        false
     }
 
     fn start(&mut self, effect: A::Effect) {
@@ -521,7 +555,11 @@ impl<A: Aggregate> Resident<A> {
             AttemptState::Running | AttemptState::BackingOff { .. } => true,
             AttemptState::HandedOver => false,
         });
-        self.under_way || !self.next.is_empty() || self.asking.is_some() || is_pursuing
+        self.under_way
+            || !self.next.is_empty()
+            || self.asking.is_some()
+            || is_pursuing
+            || self.awaited.is_some()
     }
 
     /// Leaves memory, if nothing is under way and nothing is on its way here.

@@ -544,10 +544,7 @@ impl Aggregate for Order {
     }
 
     fn effects(&self) -> Vec<(Timestamp, Effect)> {
-        // The same time in every row: a row that moves it costs an index entry, and a node that takes
-        // over must carry on at once.
-        let owed = self.accepted.as_ref().zip(self.owed_effect());
-        owed.map(|(accepted, effect)| (accepted.at, effect)).into_iter().collect()
+        self.owed_effect().map(|effect| (self.owed_from(&effect), effect)).into_iter().collect()
     }
 
     fn effect_name(effect: &Effect) -> &'static str {
@@ -556,8 +553,10 @@ impl Aggregate for Order {
             Effect::Release { .. } => "release",
             Effect::Charge(_) => "charge",
             Effect::Void(_) => "void",
-            Effect::AskOutside { direction: Direction::Forward, .. } => "ask",
-            Effect::AskOutside { direction: Direction::Undo, .. } => "ask_undo",
+            Effect::AskOutside { step: RESERVE, direction: Direction::Forward, .. } => "ask_reserve",
+            Effect::AskOutside { step: RESERVE, direction: Direction::Undo, .. } => "ask_release",
+            Effect::AskOutside { direction: Direction::Forward, .. } => "ask_charge",
+            Effect::AskOutside { direction: Direction::Undo, .. } => "ask_void",
             Effect::Settle { .. } => "settle",
         }
     }

@@ -119,8 +119,7 @@ async fn perform_order(world: World, id: Id<Order>, effect: order::Effect, time:
         }
         order::Effect::Charge(terms) => charge(&world, id.same(), terms, time).await,
         order::Effect::Void(terms) => void(&world, id.same(), terms).await,
-        order::Effect::AskOutside { attempt, since, not_before, .. } => {
-            tokio::time::sleep(world.clock.now().until(not_before)).await;
+        order::Effect::AskOutside { attempt, since, .. } => {
             if let Some(since) = since {
                 say_unknown(id, name, attempt, since.until(world.clock.now()));
             }

@@ -12,9 +12,11 @@ mod pace;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -102,8 +104,12 @@ enum Stop {
     Outbox(#[from] OutboxError),
     #[error("a row cannot be put into words")]
     Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("a row of {0} is behind one that is not here: its slot is moving to another database")]
+    Gap(Uuid),
     #[error(transparent)]
     Undelivered(#[from] Undelivered),
+    #[error("it panicked")]
+    Panicked,
     /// It was loaded from a dump of another server.
     #[error(
         "the cursor is ahead of every transaction of the server, as after loading a dump of another one: \
@@ -147,7 +153,9 @@ impl Relay {
                 tokio::time::sleep(ASIDE).await;
                 continue;
             }
-            match self.round().await {
+            // One that cannot be told must not silence the relays of other databases.
+            let round = AssertUnwindSafe(self.round()).catch_unwind().await;
+            match round.unwrap_or(Err(Stop::Panicked)) {
                 Ok(rows) => {
                     again = AGAIN_FIRST;
                     self.says_that_it_stands(false);
@@ -234,8 +242,15 @@ impl Relay {
         let mut messages = Vec::new();
         for ((kind, stream), mut rows) in streams {
             let after = rows.iter().map(|row| row.version).min().unwrap_or(1) - 1;
+            let news = i32::try_from(rows.len()).unwrap_or(i32::MAX);
             rows.extend(before.remove(&stream).unwrap_or_default());
             rows.sort_unstable_by_key(|row| row.version);
+            // They were read after the page.
+            if self.tongue.remembers.contains(&kind)
+                && !rows.iter().map(|row| row.version).eq(1..=after + news)
+            {
+                return Err(Stop::Gap(stream));
+            }
             messages.extend((self.tongue.tell)(kind, stream, &rows, after).map_err(Stop::Unreadable)?);
         }
         Ok(messages)

@@ -218,11 +218,11 @@ mod tests {
         reply(CHARGE, Reply::Captured { amount, currency: dong() })
     }
 
-    /// What is owed: (step, direction, how often it was asked, not before).
+    /// What is owed: (step, direction, how often it was asked, from when).
     fn owed(order: &Order) -> (usize, Direction, u32, i64) {
         match order.effects().as_slice() {
-            [(_, Effect::AskOutside { step, direction, attempt, not_before, .. })] => {
-                (*step, *direction, *attempt, not_before.micros())
+            [(from, Effect::AskOutside { step, direction, attempt, .. })] => {
+                (*step, *direction, *attempt, from.micros())
             }
             other => panic!("somebody outside is to be asked: {other:?}"),
         }

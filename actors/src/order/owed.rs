@@ -41,8 +41,6 @@ pub enum Effect {
         attempt: u32,
         /// When first; none: never.
         since: Option<Timestamp>,
-        /// When.
-        not_before: Timestamp,
     },
     /// Tell every product that its hold is sold.
     Settle {
@@ -108,12 +106,25 @@ impl Order {
         }
     }
 
+    /// When that is owed. What is done here, from the first row on: a row that moves it costs an index entry, and a
+    /// node that takes over must carry on at once. Whoever is outside is asked again, later and later.
+    pub(super) fn owed_from(&self, effect: &Effect) -> Timestamp {
+        let accepted = self.known().at;
+        match effect {
+            Effect::AskOutside { step, direction, .. } => accepted.max(self.ask_at(*step, *direction)),
+            Effect::Reserve { .. }
+            | Effect::Release { .. }
+            | Effect::Charge(_)
+            | Effect::Void(_)
+            | Effect::Settle { .. } => accepted,
+        }
+    }
+
     fn effect_of(&self, step: usize, direction: Direction) -> Effect {
         if self.is_outside(step) {
             let asked = self.asked(step, direction);
             let (attempt, since) = (asked.map_or(0, |asked| asked.attempt), asked.map(|asked| asked.since));
-            let not_before = self.ask_at(step, direction);
-            return Effect::AskOutside { step, direction, attempt, since, not_before };
+            return Effect::AskOutside { step, direction, attempt, since };
         }
         self.command_of(step, direction)
     }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use souk_config::Settings;
 use souk_persistence::databases::{DatabaseUrls, places};
-use souk_persistence::relay::Outbox;
+use souk_persistence::relay::{Outbox, Standing};
 
 use super::dead_letters::DeadLetter;
 use super::queue::{LetterId, Queue, letter_id};
@@ -59,6 +59,8 @@ pub enum Relays {
     Status,
     /// Has everything told again, from the first row on: records have the ids that they had.
     Reset,
+    /// Nothing is told any more, once no node has brokers: until then what was not told is never forgotten.
+    End,
 }
 
 fn named(id: &str) -> Result<LetterId, String> {
@@ -129,6 +131,8 @@ fn whole(letter: &DeadLetter) -> String {
 #[derive(Debug, Serialize)]
 struct RelayStatus {
     database: String,
+    /// Something was told of it, or is to be.
+    has_begun: bool,
     /// Seconds since the oldest row that was not told; 0: all were.
     lag_seconds: f64,
     /// Seconds since the oldest row that waits for a running transaction.
@@ -146,15 +150,23 @@ pub async fn relays(urls: &DatabaseUrls, verb: Relays) -> Result<()> {
     let mut statuses = Vec::new();
     for place in &all {
         let mut outbox = Outbox::open(place, CONSUMER);
-        if let Relays::Reset = verb {
-            outbox.reset().await.with_context(|| format!("reset the cursor of {}", place.name))?;
+        match verb {
+            Relays::Status => {}
+            Relays::Reset => {
+                outbox.reset().await.with_context(|| format!("reset the cursor of {}", place.name))?;
+            }
+            Relays::End => {
+                outbox.end().await.with_context(|| format!("end the cursor of {}", place.name))?;
+            }
         }
-        let read = outbox.read(&[], 1).await.with_context(|| format!("read {}", place.name))?;
+        let standing = outbox.standing().await.with_context(|| format!("read {}", place.name))?;
+        let Standing { lag, held, is_ahead } = standing.unwrap_or_default();
         statuses.push(RelayStatus {
             database: place.name.clone(),
-            lag_seconds: read.standing.lag.as_secs_f64(),
-            held_seconds: read.standing.held.as_secs_f64(),
-            ahead: read.standing.is_ahead,
+            has_begun: standing.is_some(),
+            lag_seconds: lag.as_secs_f64(),
+            held_seconds: held.as_secs_f64(),
+            ahead: is_ahead,
         });
     }
     show(statuses.as_slice(), |statuses| {
@@ -164,7 +176,12 @@ pub async fn relays(urls: &DatabaseUrls, verb: Relays) -> Result<()> {
                 status.database.clone(),
                 format!("{:.1} s", status.lag_seconds),
                 format!("{:.1} s", status.held_seconds),
-                if status.ahead { "stopped: souk relay reset" } else { "" }.to_owned(),
+                match (status.has_begun, status.ahead) {
+                    (false, _) => "nothing was ever told",
+                    (true, true) => "stopped: souk relay reset",
+                    (true, false) => "",
+                }
+                .to_owned(),
             ]
         }));
         columns(&rows)

@@ -35,7 +35,8 @@ const READ: &str = "
 with c as (select xid, stream, version from cursor where consumer = $1),
 s as (select pg_snapshot_xmin(pg_current_snapshot())::text::bigint as oldest,
              pg_snapshot_xmax(pg_current_snapshot())::text::bigint as newest)
-select c.xid, c.stream, c.version, c.xid > s.newest,
+select c.xid, c.stream, c.version,
+       greatest(c.xid, (select xid from journal order by xid desc limit 1)) > s.newest,
        (select at from journal where xid >= s.oldest order by xid limit 1),
        clock_timestamp(), j.xid, j.stream, j.version, j.kind, j.at, j.events
 from c cross join s left join lateral (
@@ -48,6 +49,8 @@ const BEFORE: &str = "
 select j.stream, j.version, j.at, j.events::text
 from unnest($1::uuid[], $2::int4[]) as asked(stream, version)
 join journal j on j.stream = asked.stream and j.version < asked.version";
+
+const END: &str = "delete from cursor where consumer = $1";
 
 const ADVANCE: &str = "
 update cursor set xid = $5, stream = $6, version = $7, moved_at = clock_timestamp()
@@ -84,7 +87,7 @@ pub struct Standing {
     pub lag: Duration,
     /// How old the oldest row is that must wait for a running transaction, anywhere on the server.
     pub held: Duration,
-    /// Its cursor is where this server has never been.
+    /// Its cursor, or a row, is where this server has never been.
     pub is_ahead: bool,
 }
 
@@ -119,7 +122,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Over a migrated database. Connects when it is first read; a consumer that is new begins with the first row.
+    /// Over a migrated database. Connects when it is first asked.
     pub fn open(place: &Place, consumer: &'static str) -> Self {
         let options = place.options.clone().application_name(&format!("souk relay {}", place.name));
         let options = options.options(SESSION).disable_statement_logging();
@@ -136,8 +139,24 @@ impl Outbox {
         self.connection = None;
     }
 
-    /// What comes next, at most `limit` rows.
+    /// What comes next, at most `limit` rows. A consumer that is new begins with the first row.
     pub async fn read(&mut self, kinds: &[i16], limit: i64) -> Result<Page, OutboxError> {
+        if let Some(page) = self.page(kinds, limit).await? {
+            return Ok(page);
+        }
+        let begin = sqlx::query(BEGIN).bind(self.consumer);
+        let connection = self.connection().await?;
+        let begun = answered(begin.execute(connection)).await;
+        self.kept(begun)?;
+        self.page(kinds, limit).await?.ok_or(OutboxError::Unavailable(sqlx::Error::RowNotFound))
+    }
+
+    /// How the consumer stands. `None`: it has never begun.
+    pub async fn standing(&mut self) -> Result<Option<Standing>, OutboxError> {
+        Ok(self.page(&[], 1).await?.map(|page| page.standing))
+    }
+
+    async fn page(&mut self, kinds: &[i16], limit: i64) -> Result<Option<Page>, OutboxError> {
         let query = sqlx::query(READ).bind(self.consumer).bind(limit).bind(kinds);
         let connection = self.connection().await?;
         let read = answered(query.fetch_all(connection)).await.and_then(|rows| page(&rows));
@@ -186,12 +205,19 @@ impl Outbox {
         Ok(())
     }
 
+    /// The consumer is no more: nothing is kept for it. `false`: there was none.
+    pub async fn end(&mut self) -> Result<bool, OutboxError> {
+        let query = sqlx::query(END).bind(self.consumer);
+        let connection = self.connection().await?;
+        let ended = answered(query.execute(connection)).await;
+        Ok(self.kept(ended)?.rows_affected() == 1)
+    }
+
     async fn connection(&mut self) -> Result<&mut PgConnection, OutboxError> {
         match &mut self.connection {
             Some(connection) => Ok(connection),
             empty => {
-                let mut connection = answered(self.options.connect()).await?;
-                answered(sqlx::query(BEGIN).bind(self.consumer).execute(&mut connection)).await?;
+                let connection = answered(self.options.connect()).await?;
                 Ok(empty.insert(connection))
             }
         }
@@ -217,9 +243,9 @@ fn moment(row: &PgRow, column: usize) -> Result<Timestamp, sqlx::Error> {
     row.try_get::<OffsetDateTime, _>(column).map(Timestamp::from_offset)
 }
 
-fn page(rows: &[PgRow]) -> Result<Page, OutboxError> {
-    // The cursor is there, with a row or without.
-    let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+/// `None`: there is no cursor.
+fn page(rows: &[PgRow]) -> Result<Option<Page>, OutboxError> {
+    let Some(first) = rows.first() else { return Ok(None) };
     let cursor = Position { xid: first.try_get(0)?, stream: first.try_get(1)?, version: first.try_get(2)? };
     let mut read = Vec::new();
     for row in rows {
@@ -236,5 +262,5 @@ fn page(rows: &[PgRow]) -> Result<Page, OutboxError> {
         held: held.map_or(Duration::ZERO, |at| Timestamp::from_offset(at).until(now)),
         is_ahead: first.try_get(3)?,
     };
-    Ok(Page { cursor, rows: read, standing })
+    Ok(Some(Page { cursor, rows: read, standing }))
 }

@@ -73,6 +73,14 @@ async fn rows_come_in_the_order_of_commits_and_none_before_one_that_may_yet_come
     postgres.sql("order_db", "update journal set xid = xid + 1000000000").await;
     postgres.sql("order_db", "update cursor set xid = xid + 1000000000").await;
     assert!(outbox.read(&[KIND], 10).await.expect("reads").standing.is_ahead);
+    // Also for whoever begins only now.
+    let mut new = Outbox::open(&orders(&postgres), "new");
+    assert!(
+        new.standing().await.expect("reads").is_none(),
+        "it has not begun, and looking does not begin it"
+    );
+    assert!(new.read(&[KIND], 10).await.expect("reads").standing.is_ahead);
+    assert!(new.end().await.expect("ends") && !new.end().await.expect("ends"));
     outbox.reset().await.expect("resets");
     let mut again = read(&outbox.read(&[KIND], 10).await.expect("reads"));
     assert!(again.windows(2).all(|pair| pair[0].0 != pair[1].0 || pair[0].1 < pair[1].1), "{again:?}");
@@ -185,6 +193,58 @@ impl Publisher for Slow {
         }
         .boxed()
     }
+}
+
+#[tokio::test]
+async fn a_relay_that_cannot_tell_a_row_goes_on_when_it_can() {
+    let postgres = Postgres::start().await;
+    let journal = postgres.databases.order.clone();
+    let publisher = Arc::new(Slow::default());
+    let pace = RelaySettings { interval: Duration::from_millis(5), page: 7, rows_per_second: 100_000 };
+    // It panics at first, as on a row that it cannot bear.
+    let asked = Arc::new(Mutex::new(0));
+    let Tongue { kinds, remembers, tell } = tongue();
+    let moody = move |kind: i16, stream: Uuid, rows: &[StoredRow], after: i32| {
+        let mut asked = asked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *asked += 1;
+        assert!(*asked > 1, "it cannot be told");
+        tell(kind, stream, rows, after)
+    };
+    let tongue = Tongue { kinds, remembers, tell: Arc::new(moody) };
+    let outbox = Outbox::open(&orders(&postgres), "panics");
+    let relaying = tokio::spawn(Relay::new(outbox, tongue, publisher.clone(), pace, || true).run());
+    commit(&journal, row(1, 1)).await;
+    let told = async |version: i32| {
+        while !publisher.0.lock().expect("nobody panicked").contains(&(1, version)) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let in_time = Duration::from_secs(60);
+    tokio::time::timeout(in_time, told(1)).await.expect("is told after all");
+
+    // The rows before one have gone to another database, and it itself has not yet.
+    postgres.sql("order_db", "delete from journal").await;
+    commit_alone(&postgres, 3).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(
+        *publisher.0.lock().expect("nobody panicked"),
+        [(1, 1)],
+        "what is told rests on what is not there"
+    );
+    commit_alone(&postgres, 1).await;
+    commit_alone(&postgres, 2).await;
+    tokio::time::timeout(in_time, told(3)).await.expect("is told once all is there");
+    relaying.abort();
+    postgres.stop().await;
+}
+
+/// A row without those before it.
+async fn commit_alone(postgres: &Postgres, version: i32) {
+    let row = "insert into journal (stream, version, kind, slot, at, events)
+               values ($1, $2, 5, 0, clock_timestamp(), '[]')";
+    let mut connection = PgConnection::connect_with(&postgres.options("order_db")).await.expect("connects");
+    let row = sqlx::query(row).bind(stream(1)).bind(version);
+    row.execute(&mut connection).await.expect("is written");
 }
 
 #[tokio::test]
