@@ -186,8 +186,12 @@ impl Order {
         if lines.iter().any(|line| !(0..=PRICE_MAX).contains(&line.price)) {
             return Some("a price is out of bounds");
         }
-        let is_long = |line: &Line| line.name.len() > TEXT_MAX || line.brand.len() > TEXT_MAX;
-        lines.iter().any(is_long).then_some("a name is too long")
+        let texts = || lines.iter().flat_map(|line| [&line.name, &line.brand]);
+        if texts().any(|text| text.contains('\0')) {
+            // PostgreSQL would store it and never read it again.
+            return Some("a name holds a NUL");
+        }
+        texts().any(|text| text.len() > TEXT_MAX).then_some("a name is too long")
     }
 }
 
@@ -283,6 +287,9 @@ mod tests {
         let mut dear = lines();
         dear[1].price = -1;
         assert!(refused(&reserving, reply(RESERVE, Reply::Reserved(dear))).contains("price"));
+        let mut unreadable = lines();
+        unreadable[0].brand = "\0".to_owned();
+        assert!(refused(&reserving, reply(RESERVE, Reply::Reserved(unreadable))).contains("NUL"));
         let charging: Order =
             given(&[outside(false, true), reserved(), asked(2, CHARGE, Direction::Forward, 1)]);
         assert!(refused(&charging, captured(1)).contains("amount"));

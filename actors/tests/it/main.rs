@@ -9,6 +9,7 @@ mod laws;
 mod matrix;
 mod mutants;
 mod neighbours;
+mod outside;
 mod plot;
 mod seeds;
 

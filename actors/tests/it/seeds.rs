@@ -2,7 +2,7 @@
 //! seed, so that one that fails can be played again by itself:
 //! `SOUK_SEED=4711 cargo test -p souk-actors --test it seeds`.
 
-mod storm;
+pub mod storm;
 
 use std::collections::HashSet;
 use std::io::Write;

@@ -36,7 +36,7 @@ const PANICS_MAX: u32 = 4;
 const ENDS_WITHIN: Duration = Duration::from_secs(600);
 
 /// What befalls messages.
-struct Weather {
+pub struct Weather {
     random: RefCell<StdRng>,
     until: Instant,
     /// Of a thousand messages so many meet a fate.
@@ -46,6 +46,17 @@ struct Weather {
 }
 
 impl Weather {
+    /// All that is drawn follows from `random`.
+    pub fn brew(random: &mut StdRng, until: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            random: RefCell::new(StdRng::seed_from_u64(random.random())),
+            until,
+            roughness: random.random_range(10..120),
+            panics: Cell::new(0),
+            counts: RefCell::default(),
+        })
+    }
+
     fn draw(&self, below: u32) -> u32 {
         self.random.borrow_mut().random_range(0..below)
     }
@@ -297,13 +308,7 @@ pub async fn storm(seed: u64) -> Result<(Played, u64), String> {
     let products =
         [stage.offer(&node, STOCK).await, stage.offer(&node, STOCK).await, stage.offer(&node, STOCK).await];
     let open: Open = Rc::new(RefCell::new(vec![node]));
-    let weather = Rc::new(Weather {
-        random: RefCell::new(StdRng::seed_from_u64(random.random())),
-        until: Instant::now() + STORM,
-        roughness: random.random_range(10..120),
-        panics: Cell::new(0),
-        counts: RefCell::default(),
-    });
+    let weather = Weather::brew(&mut random, Instant::now() + STORM);
     let purchases = purchases(&stage, &mut random, &products);
     let mut cast = Cast {
         products: products.map(|product| (product, STOCK)).into(),
