@@ -2,7 +2,7 @@
 # PostgreSQL: name a server. Everything is written below /var/lib/souk; the rest may be read-only.
 FROM rust:1.95.0-slim-bookworm AS build
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc libc6-dev make pkg-config libssl-dev \
+    && apt-get install -y --no-install-recommends gcc g++ libc6-dev make pkg-config libssl-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /souk
 COPY . .

@@ -424,7 +424,7 @@ async fn judge(
     if !report.holds() {
         return Err(report.to_string());
     }
-    let ledger = abroad.ledger.borrow();
+    let ledger = abroad.ledger.take();
     let mut sold: HashMap<Id<Product>, i64> = HashMap::new();
     let mut counts = Counts::default();
     for id in orders {

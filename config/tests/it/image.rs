@@ -49,6 +49,33 @@ fn what_it_is_built_from_has_versions() {
     }
 }
 
+/// As on a machine where it is not built in a container.
+#[test]
+fn it_is_built_with_the_packages_that_every_build_needs() {
+    let packages = text(".ci/packages");
+    let of_every_build: Vec<_> = packages
+        .lines()
+        .take_while(|line| !line.contains("command -v curl"))
+        .filter_map(|line| line.split_once("missing=\"$missing ")?.1.strip_suffix('"'))
+        .flat_map(str::split_whitespace)
+        .collect();
+    assert!(of_every_build.contains(&"g++"), "{of_every_build:?}");
+    let (_, installed) = instructions().into_iter().find(|(name, _)| name == "RUN").expect("it installs");
+    for package in of_every_build {
+        assert!(installed.split_whitespace().any(|word| word == package), "{package}: {installed}");
+    }
+}
+
+#[test]
+fn one_service_builds_it_and_nobody_looks_for_it_elsewhere() {
+    let stack = stack();
+    let policies = |builds: bool| {
+        let nodes = stack.nodes().filter(move |(_, node)| node.build.is_some() == builds);
+        nodes.map(|(_, node)| node.pull_policy.as_deref().unwrap_or_default()).collect::<Vec<_>>()
+    };
+    assert_eq!((policies(true), policies(false)), (vec!["build"], vec!["never"; 3]));
+}
+
 #[test]
 fn secrets_and_data_are_not_sent_to_the_builder() {
     let ignored = text(".dockerignore");

@@ -24,11 +24,12 @@ pub struct Source {
     pub file: PathBuf,
 }
 
-/// A service. Only ours have `build`.
+/// A service.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Service {
     pub build: Option<String>,
+    pub pull_policy: Option<String>,
     pub image: String,
     pub user: Option<String>,
     pub privileged: bool,
@@ -75,7 +76,7 @@ impl Stack {
 
     /// The services that run Souk.
     pub fn nodes(&self) -> impl Iterator<Item = (&String, &Service)> {
-        self.services.iter().filter(|(_, service)| service.build.is_some())
+        self.services.iter().filter(|(_, service)| service.image.starts_with("souk:"))
     }
 }
 
