@@ -48,8 +48,8 @@ pub struct Unreadable {
 /// a gap, up to where it is to be told.
 pub fn records(kind: Kind, stream: Uuid, rows: &[StoredRow], after: i32) -> Result<Vec<Record>, Unreadable> {
     match kind {
-        Kind::Order => told(stream, rows, after, order::tell, order::trace),
-        Kind::Account => told(stream, rows, after, account::tell, |_| None),
+        Kind::Order => told(stream, rows, after, order::known, order::tell, order::trace),
+        Kind::Account => told(stream, rows, after, |_| (), account::tell, |_| None),
         // What these decide, the order's stream says.
         Kind::Session | Kind::Email | Kind::Category | Kind::Product | Kind::Payment => Ok(Vec::new()),
     }
@@ -82,14 +82,15 @@ impl Told {
     }
 }
 
-/// What is told of an event, which led from one state to the other.
-type Tell<A> = fn(Uuid, &A, &<A as Aggregate>::Event, &A) -> Vec<Told>;
+/// What is told of an event, which led from what was known before to a state.
+type Tell<A, K> = fn(Uuid, K, &<A as Aggregate>::Event, &A) -> Vec<Told>;
 
-fn told<A: Aggregate>(
+fn told<A: Aggregate, K>(
     stream: Uuid,
     rows: &[StoredRow],
     after: i32,
-    tell: Tell<A>,
+    known: fn(&A) -> K,
+    tell: Tell<A, K>,
     trace: fn(&A) -> Option<String>,
 ) -> Result<Vec<Record>, Unreadable> {
     let mut records = Vec::new();
@@ -99,12 +100,12 @@ fn told<A: Aggregate>(
         let events: Vec<(i64, A::Event)> = serde_json::from_str(&row.events).map_err(unreadable)?;
         for (index, (offset, event)) in events.into_iter().enumerate() {
             let at = Timestamp::from_micros(row.at.micros().saturating_add(offset));
-            let before = state.clone();
+            let before = known(&state);
             state.apply(at, &event);
             if row.version <= after {
                 continue;
             }
-            records.extend(tell(stream, &before, &event, &state).into_iter().map(|told| Record {
+            records.extend(tell(stream, before, &event, &state).into_iter().map(|told| Record {
                 topic: told.topic,
                 key: stream,
                 version: row.version,

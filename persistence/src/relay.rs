@@ -8,6 +8,7 @@
 
 mod outbox;
 mod pace;
+mod recent;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -25,6 +26,7 @@ use crate::causes;
 use crate::chance;
 use crate::journal::StoredRow;
 use pace::Pace;
+use recent::Recent;
 
 pub use outbox::{Outbox, OutboxError, OutboxRow, Page, Position, Standing};
 
@@ -35,6 +37,8 @@ const AGAIN_LAST: Duration = Duration::from_secs(5);
 const ASIDE: Duration = Duration::from_millis(500);
 /// While it waits to be delivered, what it is behind by is shown so often.
 const LAG_SHOWN: Duration = Duration::from_secs(1);
+/// Of the rows that were told last so much is kept, twice.
+const RECENT_BYTES: usize = 4 << 20;
 /// Behind by more, it is said that it catches up.
 const BEHIND: Duration = Duration::from_secs(5);
 
@@ -127,6 +131,7 @@ pub struct Relay {
     /// Of several nodes one tells.
     is_mine: Box<dyn Fn() -> bool + Send + Sync>,
     pace: Pace,
+    recent: Recent,
     catches_up: bool,
 }
 
@@ -141,7 +146,8 @@ impl Relay {
     ) -> Self {
         let pace = Pace::new(settings.rows_per_second, Instant::now());
         let is_mine = Box::new(is_mine);
-        Self { outbox, tongue, publisher, settings, is_mine, pace, catches_up: false }
+        let recent = Recent::new(RECENT_BYTES);
+        Self { outbox, tongue, publisher, settings, is_mine, pace, recent, catches_up: false }
     }
 
     /// Goes on for ever. Dropped, it leaves its cursor where it is.
@@ -182,8 +188,9 @@ impl Relay {
             return Err(Stop::Ahead);
         }
         let Some(last) = page.rows.last().map(|row| row.position) else { return Ok(0) };
-        let messages = self.words(&page).await?;
-        let (rows, count) = (page.rows.len(), messages.len());
+        let rows = page.rows.len();
+        let messages = self.words(page.rows).await?;
+        let count = messages.len();
         if count > 0 {
             self.publish(messages, page.standing.lag).await?;
         }
@@ -221,21 +228,25 @@ impl Relay {
     }
 
     /// What a page tells, stream by stream.
-    async fn words(&mut self, page: &Page) -> Result<Vec<Message>, Stop> {
+    async fn words(&mut self, rows: Vec<OutboxRow>) -> Result<Vec<Message>, Stop> {
         let mut streams: BTreeMap<(i16, Uuid), Vec<StoredRow>> = BTreeMap::new();
-        for row in &page.rows {
-            let Position { stream, version, .. } = row.position;
-            if let Some(events) = row.events.clone() {
-                let row_of = StoredRow { version, at: row.at, events };
-                streams.entry((row.kind, stream)).or_default().push(row_of);
+        for OutboxRow { position, kind, at, events } in rows {
+            if let Some(events) = events {
+                let row = StoredRow { version: position.version, at, events };
+                streams.entry((kind, position.stream)).or_default().push(row);
             }
         }
-        let lacking = streams.iter().filter_map(|((kind, stream), rows)| {
-            let first = rows.iter().map(|row| row.version).min()?;
-            (first > 1 && self.tongue.remembers.contains(kind)).then_some((*stream, first))
-        });
-        let lacking: Vec<_> = lacking.collect();
-        let mut before: HashMap<Uuid, Vec<StoredRow>> = HashMap::new();
+        let (mut before, mut lacking) = (HashMap::<Uuid, Vec<StoredRow>>::new(), Vec::new());
+        for ((kind, stream), rows) in &streams {
+            let first = rows.iter().map(|row| row.version).min().unwrap_or(1);
+            if first == 1 || !self.tongue.remembers.contains(kind) {
+                continue;
+            }
+            match self.recent.take(*stream, first) {
+                Some(rows) => drop(before.insert(*stream, rows)),
+                None => lacking.push((*stream, first)),
+            }
+        }
         for (stream, row) in self.outbox.before(&lacking).await? {
             before.entry(stream).or_default().push(row);
         }
@@ -245,13 +256,15 @@ impl Relay {
             let news = i32::try_from(rows.len()).unwrap_or(i32::MAX);
             rows.extend(before.remove(&stream).unwrap_or_default());
             rows.sort_unstable_by_key(|row| row.version);
+            let remembers = self.tongue.remembers.contains(&kind);
             // They were read after the page.
-            if self.tongue.remembers.contains(&kind)
-                && !rows.iter().map(|row| row.version).eq(1..=after + news)
-            {
+            if remembers && !rows.iter().map(|row| row.version).eq(1..=after + news) {
                 return Err(Stop::Gap(stream));
             }
             messages.extend((self.tongue.tell)(kind, stream, &rows, after).map_err(Stop::Unreadable)?);
+            if remembers {
+                self.recent.keep(stream, rows);
+            }
         }
         Ok(messages)
     }

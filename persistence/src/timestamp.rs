@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, PrimitiveDateTime};
 
 /// Microseconds since the Unix epoch, UTC. On the wire: RFC 3339 with six decimals and `Z`; stored
 /// documents may hold the bare number instead, which is read as well.
@@ -33,10 +33,11 @@ impl Timestamp {
 
     /// The same moment for the database driver.
     ///
-    /// The extremes of `i64` lie outside the calendar; they become its first moment.
+    /// What lies outside the calendar becomes the last moment that it has, or 1970.
     pub fn to_offset(self) -> OffsetDateTime {
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000)
-            .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        let last = PrimitiveDateTime::MAX.assume_utc();
+        let furthest = if self.0 < 0 { OffsetDateTime::UNIX_EPOCH } else { last };
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000).unwrap_or(furthest)
     }
 
     /// From the database driver's form; what is finer than a microsecond is cut off.
@@ -142,6 +143,8 @@ mod tests {
         assert_eq!(moment.to_string(), "2025-11-24T16:00:00.123456Z");
         assert_eq!(Timestamp::parse(&moment.to_string()), Some(moment));
         assert_eq!(Timestamp::from_offset(moment.to_offset()), moment);
+        let [past, future] = [i64::MIN, i64::MAX].map(|micros| Timestamp(micros).to_offset());
+        assert_eq!((past.year(), future.year()), (1970, 9999));
     }
 
     #[test]

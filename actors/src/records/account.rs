@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::Told;
 use crate::account::{Account, Event};
 
-pub(super) fn tell(stream: Uuid, _before: &Account, event: &Event, _after: &Account) -> Vec<Told> {
+pub(super) fn tell(stream: Uuid, _before: (), event: &Event, _after: &Account) -> Vec<Told> {
     match event {
         Event::Opened(opened) => {
             let body = SendRegisterEmail {

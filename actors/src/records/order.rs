@@ -14,9 +14,14 @@ pub(super) fn trace(order: &Order) -> Option<String> {
     order.accepted()?.trace.clone()
 }
 
-pub(super) fn tell(stream: Uuid, before: &Order, event: &Event, after: &Order) -> Vec<Told> {
+/// How much of the trail.
+pub(super) fn known(order: &Order) -> usize {
+    order.trail().len()
+}
+
+pub(super) fn tell(stream: Uuid, known: usize, event: &Event, after: &Order) -> Vec<Told> {
     let purchase_id = stream.to_string();
-    let news = after.trail().get(before.trail().len()..).unwrap_or_default();
+    let news = after.trail().get(known..).unwrap_or_default();
     let mut told: Vec<_> = news.iter().map(|entry| result(&purchase_id, entry)).collect();
     let is_new = |step, status| news.iter().any(|entry| (entry.step, entry.status) == (step, status));
     if is_new(StepName::CreateOrder, StepStatus::Success) {
