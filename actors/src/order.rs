@@ -422,7 +422,7 @@ impl Order {
     /// accepted it may have gone further, or may yet, and only the mark of an undo stops it.
     fn unwinding(&self, step: usize, cause: Cause) -> Event {
         let undoes_all = self.is_reloaded && !mutant::is(Mutant::ReloadedUndoesLess);
-        let first = if undoes_all { STEPS.len() - 1 } else { step };
+        let first = if undoes_all { self.furthest(step) } else { step };
         let skipped = usize::from(mutant::is(Mutant::UndoTooEarly));
         Event::Unwinding { step: first.saturating_sub(skipped), cause }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use souk_persistence::Timestamp;
 
-use super::{CHARGE, Cause, Event, Line, Order, Outcome, RESERVE, Rejection};
+use super::{CHARGE, Cause, Event, Line, Order, Outcome, RESERVE, Rejection, STEPS};
 use crate::money::{Currency, PRICE_MAX};
 use crate::saga::{Direction, Progress};
 
@@ -98,6 +98,14 @@ impl Order {
             CHARGE => outside.payment,
             _ => false,
         }
+    }
+
+    /// The last step that an incarnation before this one may have asked, if it stood at `step`. Somebody outside is asked
+    /// by a row: without one they never were.
+    pub(super) fn furthest(&self, step: usize) -> usize {
+        let may_be_asked =
+            |step: usize| !self.is_outside(step) || self.asked(step, Direction::Forward).is_some();
+        (step + 1..STEPS.len()).rev().find(|step| may_be_asked(*step)).unwrap_or(step)
     }
 
     /// How often the step was asked outside, and when last.
@@ -319,6 +327,20 @@ mod tests {
             when(&order, DEADLINE + 1, reply(CHARGE, Reply::RolledBack)).0,
             [Event::Undone { step: CHARGE }]
         );
+    }
+
+    #[test]
+    fn a_loaded_order_takes_back_outside_only_what_was_asked_there() {
+        let expired = Command::Ask { step: RESERVE, direction: Direction::Forward, attempt: 1 };
+        let turned = |inventory, payment| {
+            let events = [outside(inventory, payment), asked(1, RESERVE, Direction::Forward, 1)];
+            let mut order: Order = given(&events);
+            order.reloaded();
+            when(&order, DEADLINE, expired.clone()).0
+        };
+        let unwinding = |step| [Event::Unwinding { step, cause: Cause::DeadlineExceeded }];
+        assert_eq!(turned(true, true), unwinding(RESERVE), "no row asks for money");
+        assert_eq!(turned(true, false), unwinding(CHARGE), "here it may have been charged without a row");
     }
 
     #[test]
