@@ -79,7 +79,9 @@ fn one_service_builds_it_and_nobody_looks_for_it_elsewhere() {
 #[test]
 fn secrets_and_data_are_not_sent_to_the_builder() {
     let ignored = text(".dockerignore");
-    for name in [".git", "data", "secrets", "target"] {
+    let untracked = text(".gitignore");
+    let untracked = untracked.lines().map(|line| line.trim_start_matches('/'));
+    for name in untracked.chain([".git", "data", "secrets", "services", "target"]) {
         assert!(ignored.lines().any(|line| line == name), "{name}");
     }
 }
