@@ -27,7 +27,7 @@ pub struct Kafka {
     pub tls_certificate: Option<PathBuf>,
     /// Its key.
     pub tls_key: Option<PathBuf>,
-    /// Before the name of every topic and of the consumer group: several shops may share brokers.
+    /// Before the name of every topic and consumer group: several shops may share brokers.
     pub prefix: String,
     /// How many partitions a topic has that Souk makes.
     pub partitions: i32,
@@ -40,12 +40,16 @@ pub struct Kafka {
     /// Topics of what Souk is told that are believed whoever wrote the record, `purchase,reply`: only where nobody but
     /// friends can write. On the others a record must be signed.
     pub trusted: String,
-    /// Who may write, by the `ce_source` of their records: the key of their signatures, 32 bytes or more.
-    pub signers: BTreeMap<String, Secret>,
+    /// Who may buy, by the `ce_source` of their records: the key of their signatures, 32 bytes or more.
+    pub purchase_signers: BTreeMap<String, Secret>,
+    /// Who may answer for stock, in the same way. Each signs only what it is here for.
+    pub inventory_signers: BTreeMap<String, Secret>,
+    /// Who may answer for money, in the same way.
+    pub payment_signers: BTreeMap<String, Secret>,
     /// Participants of purchases that live outside and are asked on their topics, `inventory,payment`. An order keeps those
     /// that it began with.
     pub outside: String,
-    /// The most records at once whose effect is awaited.
+    /// The most records of a topic at once whose effect is awaited.
     pub consumer_in_flight: usize,
     /// A consumer that is behind and has heard nothing for so long is made anew.
     pub consumer_silence_ms: u64,
@@ -68,7 +72,9 @@ impl Default for Kafka {
             relay_interval_ms: 50,
             relay_rows_per_second: 20_000,
             trusted: String::new(),
-            signers: BTreeMap::new(),
+            purchase_signers: BTreeMap::new(),
+            inventory_signers: BTreeMap::new(),
+            payment_signers: BTreeMap::new(),
             outside: String::new(),
             consumer_in_flight: 512,
             consumer_silence_ms: 30_000,
@@ -88,8 +94,13 @@ impl Kafka {
     }
 
     /// Keys, what they must be, and whether they are.
-    pub(crate) fn checks(&self) -> [(&'static str, &'static str, bool); 10] {
+    pub(crate) fn checks(&self) -> [(&'static str, &'static str, bool); 17] {
         let uses_sasl = matches!(self.security, Security::SaslPlaintext | Security::SaslTls);
+        let are_keys = |keys: &BTreeMap<String, Secret>| keys.values().all(|key| key.reveal().len() >= 32);
+        let can_answer = |participant: &str, signers: &BTreeMap<String, Secret>| {
+            let is_trusted = self.trusted_topics().any(|topic| topic == "reply");
+            !self.is_outside(participant) || is_trusted || !signers.is_empty()
+        };
         let is_name = |name: &str| {
             name.len() <= 100 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         };
@@ -100,6 +111,11 @@ impl Kafka {
                 !uses_sasl || (self.username.is_some() && self.password.is_some()),
             ),
             (
+                "kafka.security",
+                "sasl_plaintext or sasl_tls where kafka.username or kafka.password is set: they would not be shown",
+                uses_sasl || (self.username.is_none() && self.password.is_none()),
+            ),
+            (
                 "kafka.tls_certificate",
                 "set with kafka.tls_key, or neither",
                 self.tls_certificate.is_some() == self.tls_key.is_some(),
@@ -107,6 +123,7 @@ impl Kafka {
             ("kafka.prefix", "at most 100 of A-Z a-z 0-9 . _ -", is_name(&self.prefix)),
             ("kafka.partitions", "1 to 1000", (1..=1_000).contains(&self.partitions)),
             ("kafka.replication", "0 to 15", (0..=15).contains(&self.replication)),
+            ("kafka.relay_interval_ms", "1 or more", self.relay_interval_ms >= 1),
             (
                 "kafka.relay_rows_per_second",
                 "100 to 1000000",
@@ -117,18 +134,27 @@ impl Kafka {
                 "of purchase and reply, with commas",
                 self.trusted_topics().all(|topic| ["purchase", "reply"].contains(&topic)),
             ),
-            (
-                "kafka.signers",
-                "keys of at least 32 bytes",
-                self.signers.values().all(|key| key.reveal().len() >= 32),
-            ),
+            ("kafka.purchase_signers", "keys of at least 32 bytes", are_keys(&self.purchase_signers)),
+            ("kafka.inventory_signers", "keys of at least 32 bytes", are_keys(&self.inventory_signers)),
+            ("kafka.payment_signers", "keys of at least 32 bytes", are_keys(&self.payment_signers)),
             (
                 "kafka.outside",
                 "of inventory and payment, with commas, and only with kafka.brokers",
                 listed(&self.outside).all(|one| ["inventory", "payment"].contains(&one))
                     && (self.brokers.is_some() || self.outside.is_empty()),
             ),
+            (
+                "kafka.inventory_signers",
+                "set, or kafka.trusted with reply, where kafka.outside names inventory: nobody could answer",
+                can_answer("inventory", &self.inventory_signers),
+            ),
+            (
+                "kafka.payment_signers",
+                "set, or kafka.trusted with reply, where kafka.outside names payment: nobody could answer",
+                can_answer("payment", &self.payment_signers),
+            ),
             ("kafka.consumer_in_flight", "1 to 10000", (1..=10_000).contains(&self.consumer_in_flight)),
+            ("kafka.consumer_silence_ms", "1000 or more", self.consumer_silence_ms >= 1_000),
         ]
     }
 }
@@ -167,6 +193,12 @@ pub enum SaslMechanism {
 mod tests {
     use super::*;
 
+    const KEY: &str = "0123456789abcdef0123456789abcdef";
+
+    fn signers(source: &str, key: &str) -> BTreeMap<String, Secret> {
+        [(source.to_owned(), key.to_owned().into())].into()
+    }
+
     fn broken(kafka: &Kafka) -> Vec<&'static str> {
         kafka.checks().iter().filter(|(_, _, holds)| !holds).map(|(key, _, _)| *key).collect()
     }
@@ -179,8 +211,27 @@ mod tests {
         assert_eq!(broken(&sasl), ["kafka.username"]);
         let trusting = Kafka { trusted: "purchase, orders".to_owned(), ..Kafka::default() };
         assert_eq!(broken(&trusting), ["kafka.trusted"]);
-        let signers = [("shopfront".to_owned(), Secret::from("short".to_owned()))].into();
-        assert_eq!(broken(&Kafka { signers, ..Kafka::default() }), ["kafka.signers"]);
+        let open = Kafka { password: Some("secret".to_owned().into()), ..Kafka::default() };
+        assert_eq!(broken(&open), ["kafka.security"]);
+        let signers = signers("shopfront", "short");
+        let short = Kafka { purchase_signers: signers.clone(), payment_signers: signers, ..Kafka::default() };
+        assert_eq!(broken(&short), ["kafka.purchase_signers", "kafka.payment_signers"]);
+        let hasty = Kafka { relay_interval_ms: 0, consumer_silence_ms: 999, ..Kafka::default() };
+        assert_eq!(broken(&hasty), ["kafka.relay_interval_ms", "kafka.consumer_silence_ms"]);
+    }
+
+    #[test]
+    fn who_lives_outside_can_answer() {
+        let outside = Kafka {
+            brokers: Some("127.0.0.1:9092".to_owned()),
+            outside: "inventory,payment".to_owned(),
+            purchase_signers: signers("shopfront", KEY),
+            ..Kafka::default()
+        };
+        assert_eq!(broken(&outside), ["kafka.inventory_signers", "kafka.payment_signers"]);
+        let signed = Kafka { payment_signers: signers("payments", KEY), ..outside.clone() };
+        assert_eq!(broken(&signed), ["kafka.inventory_signers"]);
+        assert!(broken(&Kafka { trusted: "reply".to_owned(), ..outside }).is_empty());
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The bridge to Kafka, as the settings say: what the journals say goes out ([`souk_persistence::relay`]), and what Souk is
 //! told comes in ([`inbox`]).
 
+mod attempts;
 pub mod dead_letters;
 mod inbox;
 pub mod operate;
 mod purchase;
 pub mod queue;
+mod reading;
 mod reply;
 pub mod trust;
 
@@ -23,9 +25,7 @@ use souk_config::{Kafka, SaslMechanism, Security, millis};
 use souk_persistence::causes;
 use souk_persistence::databases::Databases;
 use souk_persistence::journal::StoredRow;
-use souk_persistence::kafka::{
-    Brokers, ConsumerSettings, KafkaConsumer, KafkaPublisher, NewTopic, Sasl, make_topics,
-};
+use souk_persistence::kafka::{Brokers, KafkaPublisher, NewTopic, Sasl, make_topics};
 use souk_persistence::migrate::Service;
 use souk_persistence::relay::{Message, Outbox, Publisher, Relay, RelaySettings, Told, Tongue, Undelivered};
 use souk_proto::topic::Topic;
@@ -34,7 +34,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use self::trust::Trust;
+use self::reading::Reading;
 use crate::app::App;
 
 /// The consumer's name beside its cursor.
@@ -47,10 +47,6 @@ const AGAIN_FIRST: Duration = Duration::from_millis(500);
 const AGAIN_LAST: Duration = Duration::from_secs(10);
 /// What cannot be processed is kept for so long, in milliseconds: 90 days.
 const DEAD_LETTERS_KEPT: &str = "7776000000";
-/// The consumer group, behind the prefix of the configuration.
-const GROUP: &str = "souk";
-/// Records under way get so long to have their effect when the node ends.
-const READING_MAX: Duration = Duration::from_secs(6);
 /// What happened last is told within this time, or by the next start.
 const STOP_MAX: Duration = Duration::from_secs(2);
 
@@ -59,12 +55,6 @@ pub struct Bridge {
     reading: Reading,
     relays: JoinSet<()>,
     interval: Duration,
-}
-
-/// What Souk is told is read until this is stopped.
-pub struct Reading {
-    stop: watch::Sender<bool>,
-    task: JoinSet<()>,
 }
 
 impl Bridge {
@@ -86,7 +76,7 @@ impl Bridge {
             })
             .collect();
         let topics = topics(settings);
-        let reading = Reading::start(settings, brokers.clone(), app, publisher, are_made);
+        let reading = Reading::start(settings, brokers.clone(), app, are_made);
         let mut relays = JoinSet::new();
         relays.spawn(async move {
             make_until_made(&brokers, &topics).await;
@@ -98,12 +88,7 @@ impl Bridge {
 
     /// Reads no more: what is under way has its effect, or is read by another node.
     pub async fn stop_reading(&mut self) {
-        self.reading.stop.send_replace(true);
-        let ended = async { while self.reading.task.join_next().await.is_some() {} };
-        if timeout(READING_MAX, ended).await.is_err() {
-            tracing::warn!("records are still under way: another node reads them again");
-            self.reading.task.abort_all();
-        }
+        self.reading.stop().await;
     }
 
     /// Gives what happened last a moment to be told, and ends.
@@ -132,44 +117,6 @@ impl Publisher for OnceMade {
             self.kafka.publish(messages).await
         }
         .boxed()
-    }
-}
-
-impl Reading {
-    fn start(
-        settings: &Kafka,
-        brokers: Brokers,
-        app: &App,
-        publisher: Arc<dyn Publisher>,
-        mut are_made: watch::Receiver<bool>,
-    ) -> Self {
-        let prefix = settings.prefix.clone();
-        let wanted = ConsumerSettings {
-            brokers,
-            group: format!("{prefix}{GROUP}"),
-            topics: inbox::topics().map(|topic| format!("{prefix}{}", topic.name())).collect(),
-            in_flight_max: settings.consumer_in_flight,
-            silence: millis(settings.consumer_silence_ms),
-        };
-        let handler = inbox::handler(app.clone(), prefix, Trust::new(settings), publisher);
-        let (stop, mut stopped) = watch::channel(false);
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            let can_begin = tokio::select! {
-                made = are_made.wait_for(|made| *made) => made.is_ok(),
-                _ = stopped.wait_for(|stopped| *stopped) => false,
-            };
-            if !can_begin {
-                return;
-            }
-            let consumer = KafkaConsumer::start(wanted, handler);
-            // An error: the bridge is gone.
-            let _ = stopped.wait_for(|stopped| *stopped).await;
-            if !consumer.stop(READING_MAX).await {
-                tracing::warn!("the Kafka consumer does not end");
-            }
-        });
-        Self { stop, task }
     }
 }
 

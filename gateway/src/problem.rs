@@ -50,6 +50,8 @@ pub enum Code {
     ProductNotFound,
     CategoryNotFound,
     CurrencyMismatch,
+    LetterCut,
+    LetterFromElsewhere,
     TooManyRequests,
     Internal,
     Unavailable,
@@ -60,7 +62,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::InvalidJson,
         Self::InvalidBody,
         Self::UnknownField,
@@ -87,6 +89,8 @@ impl Code {
         Self::ProductNotFound,
         Self::CategoryNotFound,
         Self::CurrencyMismatch,
+        Self::LetterCut,
+        Self::LetterFromElsewhere,
         Self::TooManyRequests,
         Self::Internal,
         Self::Unavailable,
@@ -137,6 +141,10 @@ impl Code {
             Self::CategoryNotFound => ("category_not_found", 422, "There is no such category", Retry::No),
             Self::CurrencyMismatch => {
                 ("currency_mismatch", 422, "A product is priced in another currency", Retry::No)
+            }
+            Self::LetterCut => ("letter_cut", 422, "Only a part of the record was kept", Retry::No),
+            Self::LetterFromElsewhere => {
+                ("letter_from_elsewhere", 422, "The record is not from a topic that is read", Retry::No)
             }
             Self::TooManyRequests => ("too_many_requests", 429, "Too much at once", Retry::Safe),
             Self::Internal => ("internal", 500, "Something is broken", Retry::SameKey),

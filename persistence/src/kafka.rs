@@ -4,6 +4,8 @@
 //! no client is dropped where somebody would wait for it.
 
 mod consumer;
+mod incoming;
+mod member;
 mod offsets;
 mod publisher;
 mod reader;
@@ -14,10 +16,11 @@ use std::path::PathBuf;
 
 use rdkafka::ClientConfig;
 
-pub use consumer::{ConsumerSettings, Handler, Incoming, KafkaConsumer};
-pub use publisher::KafkaPublisher;
+pub use consumer::{ConsumerSettings, Handler, KafkaConsumer};
+pub use incoming::Incoming;
+pub use publisher::{KafkaPublisher, is_too_large};
 pub use rdkafka::error::KafkaError;
-pub use reader::{read_back, read_one};
+pub use reader::{fold_back, read_back, read_one};
 pub use topics::{NewTopic, TopicsError, make_topics};
 
 /// Where brokers are and how they are spoken with.

@@ -146,10 +146,14 @@ fn written_headers(topic: Topic, title: &str) -> Value {
 
 /// What a writer must put beside a body.
 fn expected_headers(topic: Topic) -> Value {
+    let signers = match topic {
+        Topic::Purchase => "kafka.purchase_signers",
+        _ => "kafka.inventory_signers or kafka.payment_signers, as the step is,",
+    };
     let signature = format!(
-        "`v1=` and HMAC-SHA256 as lower-case hexadecimal digits, of ce_source, a line feed, ce_id, a line feed, and the \
-         body as it is sent, under the key that kafka.signers names for this ce_source. It may be absent only where \
-         kafka.trusted names `{}`.",
+        "`v1=` and HMAC-SHA256 as lower-case hexadecimal digits, of the topic's name with its prefix, a line feed, \
+         ce_source, a line feed, ce_id, a line feed, and the body as it is sent, under the key that {signers} names for \
+         this ce_source. It may be absent only where kafka.trusted names `{}`.",
         topic.name()
     );
     let mut properties = json!({
@@ -187,11 +191,21 @@ fn dead_letter() -> Named<'static> {
             "type": "string", "format": "date-time", "description": "When it was put aside.",
         },
     });
+    let mut headers = every_one_required(headers);
+    headers["properties"]["souk-dead-letter-cut"] = json!({
+        "type": "string", "pattern": "^(key|headers|body)( (headers|body))*$",
+        "description": "What of the record was too large: a key is left out, headers too, of a body the beginning is here.",
+    });
+    headers["properties"]["souk-dead-letter-body-bytes"] =
+        number("The length of the record's body, if any was cut.");
+    headers["properties"]["souk-dead-letter-body-sha256"] = json!({
+        "type": "string", "pattern": "^[0-9a-f]{64}$", "description": "Of the record's body, if any was cut.",
+    });
     let message = json!({
         "name": "DeadLetter",
         "description": "A record as it came: key, body, and behind its own headers those that say why it is here.",
         "contentType": "application/octet-stream",
-        "headers": every_one_required(headers),
+        "headers": headers,
         "payload": {"description": "As it came, whatever it is."},
         "bindings": {"kafka": {"key": {"description": "As it came."}, "bindingVersion": BINDING}},
     });

@@ -2,7 +2,7 @@
 """A payment service behind Kafka, as a participant of Souk's purchases: it charges and gives back, and answers on `reply`.
 
     pip install confluent-kafka
-    SOUK__KAFKA__BROKERS=… SOUK__KAFKA__OUTSIDE=payment SOUK__KAFKA__SIGNERS__PAYMENTS=KEY souk serve
+    SOUK__KAFKA__BROKERS=… SOUK__KAFKA__OUTSIDE=payment SOUK__KAFKA__PAYMENT_SIGNERS__PAYMENTS=KEY souk serve
     tests/participants/payment.py --brokers … --books FOLDER --source payments --key KEY
 
 What a participant must keep, and this one does:
@@ -103,6 +103,7 @@ class Answers:
 
     def __init__(self, options):
         self.options = options
+        self.topic = f"{options.prefix}reply"
         self.producer = Producer(
             {"bootstrap.servers": options.brokers, "enable.idempotence": True, "linger.ms": 5,
              "partitioner": "murmur2_random"}
@@ -127,12 +128,12 @@ class Answers:
         headers = [("ce_specversion", b"1.0"), ("ce_id", record.encode()), ("ce_source", self.options.source.encode()),
                    ("ce_type", b"souk.shop.v1.Reply"), ("content-type", b"application/json")]
         if self.options.key:
-            signed = f"{self.options.source}\n{record}\n".encode() + body
+            signed = f"{self.topic}\n{self.options.source}\n{record}\n".encode() + body
             digest = hmac.new(self.options.key.encode(), signed, hashlib.sha256).hexdigest()
             headers.append(("souk-signature", b"v1=" + digest.encode()))
         while True:
             try:
-                self.producer.produce(f"{self.options.prefix}reply", key=purchase, value=body, headers=headers)
+                self.producer.produce(self.topic, key=purchase, value=body, headers=headers)
                 return
             except BufferError:
                 self.producer.poll(0.1)
@@ -145,7 +146,7 @@ class Answers:
             self.send(purchase, body)
 
     def flush(self):
-        # All of it: until then no offset may pass what it answers.
+        # What is answered now, before its offset is passed. What is late on purpose ends with the process: Souk asks again.
         while self.producer.flush(5) > 0:
             pass
 

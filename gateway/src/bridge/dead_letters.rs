@@ -1,24 +1,25 @@
-//! Records that cannot be processed: put aside on `dead-letter-queue` with their cause, listed, and put back.
+//! Records that cannot be processed: put aside on `dead-letter-queue` with their cause ([`letter`]), listed
+//! ([`listing`]), and put back ([`replay`]).
 //!
-//! A letter is the record as it came, key, headers and body, with headers of our own behind its own. Its name is its place
-//! in the queue, `partition/offset`. That it was put back is written down as one more record of the queue.
+//! A letter is the record as it came, key, headers and body, with headers of our own behind its own; of one that is very
+//! large it is the beginning, and says so. Its name is its place in the queue, `partition/offset`. That it was put back is
+//! written down as one more record of the queue.
+
+pub mod listing;
+pub mod replay;
 
 use std::borrow::Cow;
 
-use serde::Serialize;
+use sha2::{Digest, Sha256};
 use souk_actors::Timestamp;
 use souk_persistence::kafka::Incoming;
 use souk_persistence::relay::Message;
 use souk_proto::topic::Topic;
-use utoipa::ToSchema;
 
-use super::trust::{SIGNATURE, Trust};
 use crate::problem::Problem;
 
 /// What every header of ours begins with.
 const OURS: &str = "souk-dead-letter-";
-/// A body is shown up to here.
-const SHOWN_MAX: usize = 4_096;
 const DETAIL_MAX: usize = 500;
 
 /// Why a record cannot be processed.
@@ -43,11 +44,45 @@ impl From<Problem> for Cause {
     }
 }
 
+/// How much of a record a letter has, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    key: usize,
+    headers: usize,
+    body: usize,
+    /// Of a body that does not fit.
+    body_kept: usize,
+}
+
+impl Room {
+    /// Far less than brokers take by default, so that a letter of ours fits though the record hardly did.
+    pub const USUAL: Self = Self { key: 4 * 1024, headers: 64 * 1024, body: 256 * 1024, body_kept: 4 * 1024 };
+    /// Only where it was and why it is here.
+    pub const LEAST: Self = Self { key: 0, headers: 0, body: 0, body_kept: 0 };
+}
+
 /// The letter of a record.
-pub fn letter(prefix: &str, record: &Incoming, cause: &Cause, now: Timestamp) -> Message {
-    let own = record.headers.iter().filter(|(name, _)| !name.starts_with(OURS));
-    let own = own.map(|(name, value)| (Cow::Owned(name.clone()), value.clone()));
-    let ours = [
+pub fn letter(prefix: &str, record: &Incoming, cause: &Cause, now: Timestamp, room: Room) -> Message {
+    let mut cut = Vec::new();
+    let key = record.key.as_deref().unwrap_or_default();
+    let key = if key.len() > room.key {
+        cut.push("key");
+        &[]
+    } else {
+        key
+    };
+    let (mut headers, are_whole) = fitting(record, room.headers);
+    if !are_whole {
+        cut.push("headers");
+    }
+    let body = match record.body.len() > room.body {
+        true => {
+            cut.push("body");
+            &record.body[..room.body_kept]
+        }
+        false => record.body.as_slice(),
+    };
+    let mut ours = vec![
         ("topic", record.topic.clone()),
         ("partition", record.partition.to_string()),
         ("offset", record.offset.to_string()),
@@ -55,132 +90,67 @@ pub fn letter(prefix: &str, record: &Incoming, cause: &Cause, now: Timestamp) ->
         ("detail", cause.detail.clone()),
         ("at", now.to_string()),
     ];
-    let ours = ours.map(|(name, value)| (Cow::Owned(format!("{OURS}{name}")), value.into_bytes()));
+    if !cut.is_empty() {
+        let sha256: String = Sha256::digest(&record.body).iter().map(|byte| format!("{byte:02x}")).collect();
+        ours.extend([
+            ("cut", cut.join(" ")),
+            ("body-bytes", record.body.len().to_string()),
+            ("body-sha256", sha256),
+        ]);
+    }
+    headers.extend(
+        ours.into_iter().map(|(name, value)| (Cow::Owned(format!("{OURS}{name}")), value.into_bytes())),
+    );
     Message {
         topic: format!("{prefix}{}", Topic::DeadLetterQueue.name()),
-        key: record.key.clone().unwrap_or_default(),
-        headers: own.chain(ours).collect(),
-        body: record.body.clone(),
+        key: key.to_vec(),
+        headers,
+        body: body.to_vec(),
         at_ms: now.micros().div_euclid(1_000),
     }
 }
 
-/// A letter as people see it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct DeadLetter {
-    /// Its place in the queue: `partition/offset`.
-    pub id: String,
-    /// The topic that it came from.
-    pub topic: String,
-    /// Its place there.
-    pub place: String,
-    /// Why it could not be processed, a stable code.
-    pub code: String,
-    /// Why, for people.
-    pub detail: String,
-    /// When it was put aside.
-    pub at: String,
-    /// `ce_source` and `ce_id`, where they can be read.
-    pub source: Option<String>,
-    /// See above.
-    pub record_id: Option<String>,
-    /// When it was last put back on its topic; null: never.
-    pub replayed_at: Option<String>,
-    /// Its headers, without ours.
-    pub headers: Vec<(String, String)>,
-    /// Its body, as far as it is text, at most 4096 bytes.
-    pub body: String,
-}
-
-/// The letters of a queue, oldest first, by what is read from all of it in any order.
-pub fn letters(queue: &[Incoming]) -> Vec<DeadLetter> {
-    let mut letters: Vec<_> = queue.iter().filter_map(|record| Some((record, shown(record)?))).collect();
-    for record in queue {
-        let (Some(of), Some(at)) = (ours(record, "replayed"), ours(record, "at")) else { continue };
-        if let Some((_, letter)) = letters.iter_mut().find(|(_, letter)| letter.id == of) {
-            letter.replayed_at = letter.replayed_at.take().max(Some(at.to_owned()));
+/// A record's own headers, as far as there is room, and whether that is all of them.
+fn fitting(record: &Incoming, mut room: usize) -> (Vec<(Cow<'static, str>, Vec<u8>)>, bool) {
+    let (mut fitting, mut are_whole) = (Vec::new(), !record.is_garbled);
+    for (name, value) in record.headers.iter().filter(|(name, _)| !name.starts_with(OURS)) {
+        // Their lengths take room too.
+        match room.checked_sub(name.len() + value.len() + 10) {
+            Some(left) => {
+                room = left;
+                fitting.push((Cow::Owned(name.clone()), value.clone()));
+            }
+            None => are_whole = false,
         }
     }
-    letters.sort_by(|(one, a), (other, b)| {
-        (&a.at, one.partition, one.offset).cmp(&(&b.at, other.partition, other.offset))
-    });
-    letters.into_iter().map(|(_, letter)| letter).collect()
+    (fitting, are_whole)
 }
 
 fn ours<'a>(record: &'a Incoming, name: &str) -> Option<&'a str> {
     record.header(&format!("{OURS}{name}"))
 }
 
-fn id(record: &Incoming) -> String {
-    format!("{}/{}", record.partition, record.offset)
-}
+/// Names a letter: partition and offset.
+pub type LetterId = (i32, i64);
 
-fn shown(record: &Incoming) -> Option<DeadLetter> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_MAX)]).into_owned();
-    Some(DeadLetter {
-        id: id(record),
-        topic: ours(record, "topic")?.to_owned(),
-        place: format!("{}/{}", ours(record, "partition")?, ours(record, "offset")?),
-        code: ours(record, "code")?.to_owned(),
-        detail: ours(record, "detail")?.to_owned(),
-        at: ours(record, "at")?.to_owned(),
-        source: record.header("ce_source").map(str::to_owned),
-        record_id: record.header("ce_id").map(str::to_owned),
-        replayed_at: None,
-        headers: record
-            .headers
-            .iter()
-            .filter(|(name, _)| !name.starts_with(OURS))
-            .map(|(name, value)| (name.clone(), text(value)))
-            .collect(),
-        body: text(&record.body),
-    })
-}
-
-/// A letter back on its topic, perhaps with another body, and the mark that it is. A record that was signed is signed
-/// again, where its source's key is known: whoever replays it answers for it.
-pub fn replay(
-    prefix: &str,
-    record: &Incoming,
-    body: Option<Vec<u8>>,
-    trust: &Trust,
-    now: Timestamp,
-) -> Option<[Message; 2]> {
-    let topic = ours(record, "topic")?.to_owned();
-    let body = body.unwrap_or_else(|| record.body.clone());
-    let own = record.headers.iter().filter(|(name, _)| !name.starts_with(OURS) && name != SIGNATURE);
-    let mut headers: Vec<_> = own.map(|(name, value)| (Cow::Owned(name.clone()), value.clone())).collect();
-    let again = record.header("ce_source").zip(record.header("ce_id"));
-    let signed = again.and_then(|(source, id)| trust.sign(source, id, &body));
-    let kept = record.header(SIGNATURE).filter(|_| body == record.body).map(str::to_owned);
-    if let Some(signature) = signed.or(kept) {
-        headers.push((Cow::Borrowed(SIGNATURE), signature.into_bytes()));
-    }
-    let key = record.key.clone().unwrap_or_default();
-    let at_ms = now.micros().div_euclid(1_000);
-    let mark = Message {
-        topic: format!("{prefix}{}", Topic::DeadLetterQueue.name()),
-        key: key.clone(),
-        headers: vec![
-            (Cow::Owned(format!("{OURS}replayed")), id(record).into_bytes()),
-            (Cow::Owned(format!("{OURS}at")), now.to_string().into_bytes()),
-        ],
-        body: Vec::new(),
-        at_ms,
-    };
-    Some([Message { topic, key, headers, body, at_ms }, mark])
+/// Reads `partition/offset`.
+pub fn letter_id(text: &str) -> Option<LetterId> {
+    let (partition, offset) = text.split_once('/')?;
+    Some((partition.parse().ok()?, offset.parse().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
-    use souk_config::Kafka;
-
+    use super::listing::shown;
     use super::*;
 
     const KEY: &str = "0123456789abcdef0123456789abcdef";
 
-    fn record() -> Incoming {
-        let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+    pub(super) fn header(name: &str, value: &str) -> (String, Vec<u8>) {
+        (name.to_owned(), value.as_bytes().to_vec())
+    }
+
+    pub(super) fn record() -> Incoming {
         Incoming {
             topic: "shop.purchase".to_owned(),
             partition: 3,
@@ -192,80 +162,85 @@ mod tests {
                 header("souk-signature", "v1=bad"),
             ],
             body: b"{".to_vec(),
+            is_garbled: false,
         }
     }
 
     /// As it stands in the queue.
-    fn queued(message: &Message, offset: i64) -> Incoming {
+    pub(super) fn queued(message: &Message, offset: i64) -> Incoming {
         Incoming {
             topic: message.topic.clone(),
-            partition: 0,
             offset,
             key: Some(message.key.clone()),
             headers: message.headers.iter().map(|(name, value)| (name.to_string(), value.clone())).collect(),
             body: message.body.clone(),
+            ..Incoming::default()
         }
     }
 
-    fn trust() -> Trust {
-        let signers = [("shopfront".to_owned(), KEY.to_owned().into())].into();
-        Trust::new(&Kafka { signers, ..Kafka::default() })
+    /// The letter of a record, in the queue.
+    pub(super) fn dead(record: &Incoming, code: &'static str, offset: i64) -> Incoming {
+        let cause = Cause::new(code, "for a reason".to_owned());
+        queued(&letter("shop.", record, &cause, Timestamp::default(), Room::USUAL), offset)
+    }
+
+    pub(super) fn settings() -> souk_config::Kafka {
+        let purchase_signers = [("shopfront".to_owned(), KEY.to_owned().into())].into();
+        souk_config::Kafka { prefix: "shop.".to_owned(), purchase_signers, ..Default::default() }
     }
 
     #[test]
     fn a_letter_is_the_record_as_it_came_with_its_cause() {
-        let cause = Cause::new("invalid_body", "it ends too early".to_owned());
-        let letter = letter("shop.", &record(), &cause, Timestamp::default());
-        assert_eq!(
-            (letter.topic.as_str(), letter.body.as_slice()),
-            ("shop.dead-letter-queue", b"{".as_slice())
-        );
-        let shown = &letters(&[queued(&letter, 7)])[0];
-        assert_eq!(
-            (shown.id.as_str(), shown.place.as_str(), shown.code.as_str()),
-            ("0/7", "3/14", "invalid_body")
-        );
-        assert_eq!(shown.record_id.as_deref(), Some("42"));
+        let dead = dead(&record(), "invalid_body", 7);
+        assert_eq!((dead.topic.as_str(), dead.body.as_slice()), ("shop.dead-letter-queue", b"{".as_slice()));
+        assert_eq!(dead.key, record().key);
+        let shown = shown(&dead).expect("is a letter");
+        assert_eq!(shown.letter.id, "0/7");
+        assert_eq!((shown.letter.place.as_str(), shown.letter.code.as_str()), ("3/14", "invalid_body"));
+        assert_eq!((shown.letter.record_id.as_deref(), shown.letter.cut), (Some("42"), None));
         assert_eq!(shown.headers.len(), 3, "ours are not among them");
-        assert_eq!(shown.replayed_at, None);
     }
 
     #[test]
-    fn what_was_put_back_is_on_its_topic_and_known_to_be() {
-        let cause = Cause::new("bad_signature", "forged".to_owned());
-        let first = queued(&letter("shop.", &record(), &cause, Timestamp::default()), 7);
-        let [back, mark] = replay("shop.", &first, Some(b"{}".to_vec()), &trust(), Timestamp::default())
-            .expect("is a letter");
-        assert_eq!((back.topic.as_str(), back.body.as_slice()), ("shop.purchase", b"{}".as_slice()));
-        let again = queued(&back, 0);
-        assert!(trust().judge(Topic::Purchase, &again).is_ok(), "it is signed again");
-        assert!(!again.headers.iter().any(|(name, _)| name.starts_with(OURS)));
-        let letters = letters(&[queued(&mark, 8), first]);
-        assert_eq!(letters.len(), 1, "the mark is none");
-        assert!(letters[0].replayed_at.is_some());
+    fn of_a_record_that_is_too_large_a_letter_is_the_beginning_and_says_so() {
+        let mut large = Incoming { body: vec![b'x'; 1_100_000], ..record() };
+        let dead_body = dead(&large, "body_too_large", 0);
+        assert_eq!(ours(&dead_body, "cut"), Some("body"));
+        assert_eq!(ours(&dead_body, "body-bytes"), Some("1100000"));
+        assert_eq!(ours(&dead_body, "body-sha256").map(str::len), Some(64));
+        assert_eq!(dead_body.header("ce_id"), Some("42"));
+        large.key = Some(vec![0; 1_000_000]);
+        large.headers.insert(2, header("padding", &"x".repeat(1_000_000)));
+        let dead = dead(&large, "body_too_large", 0);
+        assert_eq!(ours(&dead, "cut"), Some("key headers body"));
+        assert_eq!(dead.headers.len(), 3 + 9, "what fits is there");
+        let bytes: usize = dead.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        assert!(bytes + dead.body.len() < 10_000);
     }
 
     #[test]
-    fn letters_and_marks_have_the_headers_that_the_contract_says() {
-        let contract = souk_proto::asyncapi("1.2.3", "", 10);
-        let letter = letter("", &record(), &Cause::new("unsigned", String::new()), Timestamp::default());
-        let [_, mark] =
-            replay("", &queued(&letter, 7), None, &trust(), Timestamp::default()).expect("is a letter");
-        for (message, name) in [(letter, "DeadLetter"), (mark, "DeadLetterReplayed")] {
-            let mut ours: Vec<_> = message.headers.iter().map(|(name, _)| name.as_ref()).collect();
-            ours.retain(|name| name.starts_with(OURS));
-            ours.sort_unstable();
-            let headers = &contract["components"]["messages"][name]["headers"];
-            assert_eq!(headers["required"], serde_json::json!(ours), "{name}");
-        }
+    fn the_least_letter_says_where_the_record_was_and_why_it_is_here() {
+        let cause = Cause::new("invalid_body", String::new());
+        let least = queued(&letter("", &record(), &cause, Timestamp::default(), Room::LEAST), 0);
+        assert_eq!((ours(&least, "offset"), ours(&least, "code")), (Some("14"), Some("invalid_body")));
+        assert_eq!((least.body.len(), least.headers.len()), (0, 9));
+    }
+
+    #[test]
+    fn a_record_with_a_garbled_header_is_not_whole() {
+        let garbled = Incoming { is_garbled: true, ..record() };
+        assert_eq!(ours(&dead(&garbled, "invalid_header", 0), "cut"), Some("headers"));
     }
 
     #[test]
     fn a_letter_that_dies_again_tells_its_last_cause() {
-        let first = Cause::new("invalid_body", "first".to_owned());
-        let dead = queued(&letter("", &record(), &first, Timestamp::default()), 0);
-        let second = Cause::new("unsigned", "second".to_owned());
-        let again = queued(&letter("", &dead, &second, Timestamp::default()), 1);
-        assert_eq!(letters(&[again])[0].code, "unsigned");
+        let again = dead(&dead(&record(), "invalid_body", 0), "unsigned", 1);
+        assert_eq!(shown(&again).expect("is a letter").letter.code, "unsigned");
+    }
+
+    #[test]
+    fn what_is_no_id_names_no_letter() {
+        assert_eq!(letter_id("3/14"), Some((3, 14)));
+        assert_eq!((letter_id("3"), letter_id("3/14/1"), letter_id("a/b")), (None, None, None));
     }
 }

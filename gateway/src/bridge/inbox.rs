@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use souk_persistence::causes;
-use souk_persistence::kafka::{Handler, Incoming};
+use souk_persistence::kafka::{Handler, Incoming, is_too_large};
 use souk_persistence::relay::Publisher;
 use souk_proto::topic::{Direction, Topic};
 
-use super::dead_letters::{Cause, letter};
+use super::dead_letters::{Cause, Room, letter};
 use super::trust::Trust;
 use super::{purchase, reply};
 use crate::app::App;
@@ -54,6 +54,9 @@ impl Inbox {
     }
 
     async fn work_upon(&self, record: &Incoming) -> Result<(), Cause> {
+        if record.is_garbled {
+            return Err(Cause::new("invalid_header", "the name of a header is not UTF-8".to_owned()));
+        }
         let (bytes, allowed) = (record.body.len(), self.app.body_limit());
         if bytes > allowed {
             let detail = format!("the body has {bytes} bytes; {allowed} are allowed");
@@ -83,11 +86,26 @@ impl Inbox {
         let Incoming { topic, partition, offset, .. } = record;
         let Cause { code, detail } = cause;
         tracing::warn!(topic, partition, offset, code, detail, "a record cannot be processed");
-        let mut again = AGAIN_FIRST;
+        let (mut again, mut room) = (AGAIN_FIRST, Room::USUAL);
         loop {
-            let letter = letter(&self.prefix, record, cause, self.app.now());
+            let letter = letter(&self.prefix, record, cause, self.app.now(), room);
             match self.publisher.publish(vec![letter]).await {
                 Ok(()) => return "dead",
+                // Brokers that take less than others.
+                Err(error) if is_too_large(&error) && room != Room::LEAST => {
+                    room = Room::LEAST;
+                    continue;
+                }
+                Err(error) if is_too_large(&error) => {
+                    tracing::error!(
+                        topic,
+                        partition,
+                        offset,
+                        code,
+                        "no dead letter is small enough: it is lost"
+                    );
+                    return "lost";
+                }
                 Err(error) => {
                     tracing::warn!(error = causes(&error), "a dead letter cannot be put aside yet");
                 }

@@ -10,11 +10,16 @@ use souk_config::Settings;
 use souk_persistence::databases::{DatabaseUrls, places};
 use souk_persistence::relay::{Outbox, Standing};
 
-use super::dead_letters::DeadLetter;
-use super::queue::{LetterId, Queue, letter_id};
+use super::dead_letters::listing::{DeadLetter, ListedLetter, ShownLetter};
+use super::dead_letters::replay::{Answers, is_believed};
+use super::dead_letters::{LetterId, letter_id};
+use super::queue::{NotReplayed, Queue};
 use super::{CONSUMER, SERVICES};
 use crate::bench::text::columns;
 use crate::operate::show;
+
+/// So many letters are put back at once.
+const AT_ONCE: usize = 1_000;
 
 /// What is asked of the dead letters.
 #[derive(Clone, Debug, Subcommand)]
@@ -41,10 +46,10 @@ pub struct Replay {
     /// Their ids, PARTITION/OFFSET
     #[arg(value_parser = named, required_unless_present = "all", conflicts_with = "all")]
     pub ids: Vec<LetterId>,
-    /// Every one that was not put back yet
+    /// Every one that was not put back yet and whose writer was believed
     #[arg(long)]
     pub all: bool,
-    /// Of these, only those with this code
+    /// Of all, only those with this code, believed or not: you answer for them, they are signed again
     #[arg(long, requires = "all")]
     pub code: Option<String>,
     /// With what is in this file instead of its body; signed again if its source's key is known
@@ -73,37 +78,50 @@ pub async fn dead_letters(settings: &Settings, verb: DeadLetters) -> Result<()> 
     match verb {
         DeadLetters::List { all } => show(queue.list(all).await?.as_slice(), table),
         DeadLetters::Show { id } => {
-            let id = format!("{}/{}", id.0, id.1);
-            let letter = queue.find(&id).await?.with_context(|| format!("there is no dead letter {id}"))?;
-            show(&letter, whole)
+            let letter = queue.find(id).await?;
+            show(&letter.with_context(|| format!("there is no dead letter {}/{}", id.0, id.1))?, whole)
         }
-        DeadLetters::Replay(replay) => {
-            let body = replay
-                .body
-                .map(|path| std::fs::read(&path).with_context(|| format!("read {}", path.display())));
-            let (body, mut ids) = (body.transpose()?, replay.ids);
-            ensure!(body.is_none() || ids.len() == 1, "--body is for one record");
-            if replay.all {
-                let letters = queue.list(false).await?;
-                let wanted = letters
-                    .iter()
-                    .filter(|letter| replay.code.as_ref().is_none_or(|code| *code == letter.code));
-                ids = wanted.filter_map(|letter| letter_id(&letter.id)).collect();
-            }
-            if let Err((partition, offset)) = queue.replay(&ids, body.as_deref()).await? {
-                bail!("there is no dead letter {partition}/{offset}; nothing was put back");
-            }
-            println!("{} put back", ids.len());
-            Ok(())
-        }
+        DeadLetters::Replay(replay) => put_back(&queue, replay).await,
     }
 }
 
-fn table(letters: &[DeadLetter]) -> String {
+async fn put_back(queue: &Queue, Replay { mut ids, all, code, body }: Replay) -> Result<()> {
+    let body = body.map(|path| std::fs::read(&path).with_context(|| format!("read {}", path.display())));
+    let body = body.transpose()?;
+    ensure!(body.is_none() || ids.len() == 1, "--body is for one record");
+    let answers = if all && code.is_none() { Answers::Source } else { Answers::Operator };
+    let mut left_out = 0;
+    if all {
+        // A part of one cannot be put back without somebody who completes it.
+        let is_wanted = |letter: &DeadLetter| {
+            letter.cut.is_none()
+                && code.as_ref().map_or_else(|| is_believed(&letter.code), |code| *code == letter.code)
+        };
+        let letters = queue.list(false).await?;
+        let wanted = letters.iter().filter(|listed| is_wanted(&listed.letter));
+        ids = wanted.filter_map(|listed| letter_id(&listed.letter.id)).collect();
+        left_out = letters.len() - ids.len();
+    }
+    for (part, some) in ids.chunks(AT_ONCE).enumerate() {
+        if let Err(NotReplayed { id: (partition, offset), why }) =
+            queue.replay(some, body.as_deref(), answers).await?
+        {
+            bail!("{partition}/{offset} is not put back: {why}; {} were put back", part * AT_ONCE);
+        }
+    }
+    println!("{} put back, {left_out} left out", ids.len());
+    Ok(())
+}
+
+fn table(letters: &[ListedLetter]) -> String {
+    rows(letters.iter().map(|listed| (&listed.letter, listed.replayed_at.as_ref())))
+}
+
+fn rows<'a>(letters: impl Iterator<Item = (&'a DeadLetter, Option<&'a String>)>) -> String {
     let mut rows =
         vec![["id", "code", "topic", "source", "record", "since", "why"].map(str::to_owned).to_vec()];
-    rows.extend(letters.iter().map(|letter| {
-        let since = letter.replayed_at.as_ref().map(|at| format!("put back {at}"));
+    rows.extend(letters.map(|(letter, replayed_at)| {
+        let since = replayed_at.map(|at| format!("put back {at}"));
         vec![
             letter.id.clone(),
             letter.code.clone(),
@@ -117,13 +135,16 @@ fn table(letters: &[DeadLetter]) -> String {
     columns(&rows)
 }
 
-fn whole(letter: &DeadLetter) -> String {
-    let mut text = table(std::slice::from_ref(letter));
+fn whole(ShownLetter { letter, headers, body }: &ShownLetter) -> String {
+    let mut text = rows([(letter, None)].into_iter());
+    if let Some(cut) = &letter.cut {
+        text.push_str(&format!("\nit was too large: only a part is kept of {cut}\n"));
+    }
     text.push('\n');
-    for (name, value) in &letter.headers {
+    for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\n"));
     }
-    text.push_str(&format!("\n{}\n", letter.body));
+    text.push_str(&format!("\n{body}\n"));
     text
 }
 

@@ -1,8 +1,6 @@
 //! A record on `purchase`: buys, as `POST /purchases` does. The purchase is named by the record's source, its customer and
 //! its id, so a record that comes again is the same purchase.
 
-use std::time::Duration;
-
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message;
@@ -18,19 +16,17 @@ use souk_proto::shop::StartPurchase;
 use souk_proto::topic::Topic;
 use uuid::Uuid;
 
+use super::attempts::Attempts;
 use super::dead_letters::Cause;
-use super::trust::{Name, Trust};
+use super::trust::{Author, Trust};
 use crate::app::App;
 use crate::problem::{Code, Problem, Retry};
 use crate::purchases::{Buy, BuyItem, BuyPayment, impossible, valid};
 use crate::trace::{self, TraceParent};
 
-const AGAIN_FIRST: Duration = Duration::from_millis(50);
-const AGAIN_LAST: Duration = Duration::from_secs(5);
-
 /// Buys. An error: this record can never be a purchase. While nobody knows it goes on.
 pub async fn start(app: &App, trust: &Trust, record: &Incoming) -> Result<(), Cause> {
-    let Name { source, id: record_id } = trust.judge(Topic::Purchase, record)?;
+    let Author { source, id: record_id, .. } = trust.judge(Topic::Purchase, record)?;
     let wanted: StartPurchase = decoded(&record.body)?;
     let customer = customer(&wanted)?;
     let fingerprint = URL_SAFE_NO_PAD.encode(Sha256::digest(wanted.encode_to_vec()));
@@ -39,16 +35,13 @@ pub async fn start(app: &App, trust: &Trust, record: &Incoming) -> Result<(), Ca
     let parts: [&[u8]; 3] = [source.as_bytes(), account.as_bytes(), record_id.as_bytes()];
     let id = Id::<Order>::named("record on purchase", &parts, Some(customer.slot()));
     let trace = record.header("traceparent").and_then(trace::parse).map(TraceParent::header);
-    let mut again = AGAIN_FIRST;
+    let mut attempts = Attempts::none();
     loop {
         match attempt(app, customer, id, &buy, (&fingerprint, trace.as_deref())).await {
             Ok(()) => return Ok(()),
             Err(problem) => match problem.code().row().3 {
                 Retry::No => return Err(Cause::from(problem)),
-                Retry::Safe | Retry::SameKey => {
-                    tokio::time::sleep(again).await;
-                    again = (again * 2).min(AGAIN_LAST);
-                }
+                Retry::Safe | Retry::SameKey => attempts.in_vain(record, &problem.told()).await,
             },
         }
     }
@@ -65,7 +58,8 @@ async fn attempt(
     if app.view::<Account>(customer.uuid()).await?.is_none() {
         return Err(Problem::field(Code::NotFound, "/customer_id", "there is no such account"));
     }
-    if app.is_draining() || !app.shop().has_room() {
+    // A node that goes away takes no more records; what it has taken still buys.
+    if !app.shop().has_room() {
         return Err(Problem::new(Code::Overloaded, "too many purchases are under way"));
     }
     let refusal = impossible(app, &items, currency).await?;

@@ -1,7 +1,5 @@
 //! A record on `reply`: a participant outside answers what it was asked. It goes to the order, which believes what can be.
 
-use std::time::Duration;
-
 use souk_actors::Id;
 use souk_actors::directory::AskError;
 use souk_actors::money::Currency;
@@ -12,6 +10,7 @@ use souk_proto::shop::{OrderLine, Refused, Reply, Step};
 use souk_proto::topic::Topic;
 use uuid::Uuid;
 
+use super::attempts::Attempts;
 use super::dead_letters::Cause;
 use super::purchase::{decoded, uuid};
 use super::trust::Trust;
@@ -21,14 +20,14 @@ use crate::app::App;
 const RESERVE: usize = 0;
 const CHARGE: usize = 1;
 const TEXT_MAX: usize = 500;
-const AGAIN_FIRST: Duration = Duration::from_millis(50);
-const AGAIN_LAST: Duration = Duration::from_secs(5);
 
 /// Tells the order. An error: this record can never be an answer. While nobody knows it goes on.
 pub async fn hear(app: &App, trust: &Trust, record: &Incoming) -> Result<(), Cause> {
-    trust.judge(Topic::Reply, record)?;
-    let (id, step, reply) = said(decoded(&record.body)?)?;
-    let mut again = AGAIN_FIRST;
+    let author = trust.judge(Topic::Reply, record)?;
+    let reply: Reply = decoded(&record.body)?;
+    author.must_answer_for(reply.step())?;
+    let (id, step, reply) = said(reply)?;
+    let mut attempts = Attempts::none();
     loop {
         let command = order::Command::Replied { step, reply: reply.clone() };
         match app.directory().ask(id, command, app.patience()).await {
@@ -42,10 +41,7 @@ pub async fn hear(app: &App, trust: &Trust, record: &Incoming) -> Result<(), Cau
                 | order::Rejection::KeyReused
                 | order::Rejection::Impossible,
             )) => return Err(Cause::new("not_found", format!("there is no purchase {id}"))),
-            Err(AskError::Unknown) => {
-                tokio::time::sleep(again).await;
-                again = (again * 2).min(AGAIN_LAST);
-            }
+            Err(AskError::Unknown) => attempts.in_vain(record, "the order does not answer").await,
         }
     }
 }

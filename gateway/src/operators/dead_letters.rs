@@ -2,6 +2,8 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -10,12 +12,18 @@ use utoipa_axum::routes;
 use super::Operator;
 use crate::app::App;
 use crate::body::Body;
-use crate::bridge::dead_letters::DeadLetter;
-use crate::bridge::queue::{Queue, letter_id};
+use crate::bridge::dead_letters::listing::{ListedLetter, ShownLetter};
+use crate::bridge::dead_letters::replay::{Answers, Unplayable};
+use crate::bridge::dead_letters::{LetterId, letter_id};
+use crate::bridge::queue::{NotReplayed, Queue};
+use crate::params::Query;
 use crate::problem::{Code, Problem};
 
-/// The most letters that are put back by one request.
-const REPLAYED_MAX: usize = 1_000;
+/// The most letters that are put back by one request: all of them are in memory.
+const REPLAYED_MAX: usize = 100;
+const LISTED_DEFAULT: usize = 100;
+/// For each part of the list the queue is read again.
+const LISTED_MAX: usize = 1_000;
 
 /// The routes.
 pub fn routes() -> OpenApiRouter<App> {
@@ -25,14 +33,24 @@ pub fn routes() -> OpenApiRouter<App> {
 /// Letters that were not put back yet, oldest first.
 #[derive(Debug, Serialize, ToSchema)]
 struct DeadLetters {
-    dead_letters: Vec<DeadLetter>,
+    items: Vec<ListedLetter>,
+    /// Where the next part is; null at the end.
+    next: Option<String>,
+}
+
+/// Which part of the list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Part {
+    limit: Option<String>,
+    cursor: Option<String>,
 }
 
 /// Which are to be put back on their topics.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Replay {
-    /// Their ids, `partition/offset`: 1 to 1000.
+    /// Their ids, `partition/offset`: 1 to 100.
     ids: Vec<String>,
     /// What they are to say instead, where it is one.
     #[serde(default)]
@@ -56,23 +74,60 @@ fn unavailable(error: anyhow::Error) -> Problem {
 
 /// Records that could not be processed and were not put back yet.
 #[utoipa::path(get, path = "/admin/dead-letters", tag = "operators", security(("operator" = [])),
+    params(("limit" = Option<usize>, Query), ("cursor" = Option<String>, Query)),
     responses((status = 200, body = DeadLetters)))]
-async fn list(State(app): State<App>, _: Operator) -> Result<Json<DeadLetters>, Problem> {
-    let dead_letters = queue(&app)?.list(false).await.map_err(unavailable)?;
-    Ok(Json(DeadLetters { dead_letters }))
+async fn list(
+    State(app): State<App>,
+    _: Operator,
+    Query(Part { limit, cursor }): Query<Part>,
+) -> Result<Json<DeadLetters>, Problem> {
+    let limit = match limit.as_deref().map(str::parse) {
+        None => LISTED_DEFAULT,
+        Some(Ok(limit)) if (1..=LISTED_MAX).contains(&limit) => limit,
+        Some(_) => return Err(Problem::new(Code::InvalidQuery, format!("limit is 1 to {LISTED_MAX}"))),
+    };
+    let wrong = || Problem::new(Code::InvalidQuery, "the cursor is not one of ours");
+    let after = cursor.as_deref().map(|cursor| open_cursor(cursor).ok_or_else(wrong)).transpose()?;
+    let letters = queue(&app)?.list(false).await.map_err(unavailable)?;
+    Ok(Json(part_of(letters, limit, after)))
+}
+
+fn part_of(mut items: Vec<ListedLetter>, limit: usize, after: Option<(String, LetterId)>) -> DeadLetters {
+    if let Some((at, id)) = &after {
+        let seen = items.partition_point(|letter| letter.rank() <= (at.as_str(), *id));
+        items.drain(..seen);
+    }
+    let has_more = items.len() > limit;
+    items.truncate(limit);
+    let next = items
+        .last()
+        .filter(|_| has_more)
+        .map(|last| format!("/api/v1/admin/dead-letters?limit={limit}&cursor={}", seal_cursor(last)));
+    DeadLetters { items, next }
+}
+
+fn seal_cursor(last: &ListedLetter) -> String {
+    let (at, (partition, offset)) = last.rank();
+    URL_SAFE_NO_PAD.encode(format!("{partition}/{offset} {at}"))
+}
+
+fn open_cursor(text: &str) -> Option<(String, LetterId)> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+    let (id, at) = text.split_once(' ')?;
+    Some((at.to_owned(), letter_id(id)?))
 }
 
 /// One of them, put back or not.
 #[utoipa::path(get, path = "/admin/dead-letters/{partition}/{offset}", tag = "operators",
     security(("operator" = [])), params(("partition" = i32, Path), ("offset" = i64, Path)),
-    responses((status = 200, body = DeadLetter)))]
+    responses((status = 200, body = ShownLetter)))]
 async fn show(
     State(app): State<App>,
     _: Operator,
     Path((partition, offset)): Path<(String, String)>,
-) -> Result<Json<DeadLetter>, Problem> {
-    let id = format!("{partition}/{offset}");
-    let letter = queue(&app)?.find(&id).await.map_err(unavailable)?;
+) -> Result<Json<ShownLetter>, Problem> {
+    let id = letter_id(&format!("{partition}/{offset}")).ok_or_else(Problem::not_found)?;
+    let letter = queue(&app)?.find(id).await.map_err(unavailable)?;
     letter.map(Json).ok_or_else(Problem::not_found)
 }
 
@@ -93,9 +148,54 @@ async fn replay(State(app): State<App>, _: Operator, body: Body<Replay>) -> Resu
     let places = ids.iter().map(|id| letter_id(id).ok_or_else(|| wrong(id)));
     let places = places.collect::<Result<Vec<_>, _>>()?;
     let body = body.as_ref().map(String::as_bytes);
-    if let Err((partition, offset)) = queue.replay(&places, body).await.map_err(unavailable)? {
-        let detail = format!("there is no dead letter {partition}/{offset}; nothing was put back");
-        return Err(Problem::new(Code::NotFound, detail));
-    }
+    let replayed = queue.replay(&places, body, Answers::Operator).await.map_err(unavailable)?;
+    replayed.map_err(refused)?;
     Ok(Json(Replayed { replayed: places.len() }))
+}
+
+fn refused(NotReplayed { id: (partition, offset), why }: NotReplayed) -> Problem {
+    let detail = format!("{partition}/{offset}: {why}; nothing was put back");
+    match why {
+        Unplayable::Missing => Problem::new(Code::NotFound, detail),
+        Unplayable::Cut => Problem::field(Code::LetterCut, "/body", detail),
+        Unplayable::Elsewhere(_) => Problem::new(Code::LetterFromElsewhere, detail),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::dead_letters::listing::DeadLetter;
+
+    fn listed(at: &str, id: &str) -> ListedLetter {
+        let text = || "x".to_owned();
+        let letter = DeadLetter {
+            id: id.to_owned(),
+            topic: text(),
+            place: text(),
+            code: text(),
+            detail: text(),
+            at: at.to_owned(),
+            source: None,
+            record_id: None,
+            cut: None,
+        };
+        ListedLetter { letter, replayed_at: None }
+    }
+
+    #[test]
+    fn the_parts_of_a_list_are_all_of_it() {
+        let all = || vec![listed("1", "0/9"), listed("2", "0/10"), listed("2", "1/1"), listed("3", "0/1")];
+        let mut seen = Vec::new();
+        let mut after = None;
+        loop {
+            let DeadLetters { items, next } = part_of(all(), 2, after);
+            seen.extend(items);
+            let Some(next) = next else { break };
+            let (_, cursor) = next.split_once("cursor=").expect("there is one");
+            after = Some(open_cursor(cursor).expect("it opens"));
+        }
+        assert_eq!(seen, all());
+        assert_eq!(open_cursor("forged"), None);
+    }
 }

@@ -6,22 +6,21 @@
 //! for it.
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message as _};
-use rdkafka::{ClientContext, Statistics};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
-use super::Brokers;
+use super::member::{Context, connect};
 use super::offsets::Offsets;
+use super::{Brokers, Incoming};
 
 const POLL: Duration = Duration::from_millis(20);
 const AGAIN_FIRST: Duration = Duration::from_secs(1);
@@ -34,47 +33,6 @@ const CLOSE_MAX: Duration = Duration::from_secs(4);
 /// The same complaint is not logged again within this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 
-/// A record that was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Incoming {
-    /// Where it was.
-    pub topic: String,
-    /// See above.
-    pub partition: i32,
-    /// See above.
-    pub offset: i64,
-    /// What it is ordered by.
-    pub key: Option<Vec<u8>>,
-    /// Names and values, in their order.
-    pub headers: Vec<(String, Vec<u8>)>,
-    /// What it says.
-    pub body: Vec<u8>,
-}
-
-impl Incoming {
-    /// The last header of a name, as text.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        let header = self.headers.iter().rev().find(|(key, _)| key == name)?;
-        std::str::from_utf8(&header.1).ok()
-    }
-}
-
-impl From<&BorrowedMessage<'_>> for Incoming {
-    fn from(message: &BorrowedMessage<'_>) -> Self {
-        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-        Self {
-            topic: message.topic().to_owned(),
-            partition: message.partition(),
-            offset: message.offset(),
-            key: message.key().map(<[u8]>::to_vec),
-            headers: headers
-                .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
-                .collect(),
-            body: message.payload().unwrap_or_default().to_vec(),
-        }
-    }
-}
-
 /// Works upon a record. Resolves when it has had its effect for good, or has been put aside: then it is not read again.
 pub type Handler = Arc<dyn Fn(Incoming) -> BoxFuture<'static, ()> + Send + Sync>;
 
@@ -85,15 +43,16 @@ pub struct ConsumerSettings {
     pub brokers: Brokers,
     /// As a member of which group.
     pub group: String,
-    /// What.
-    pub topics: Vec<String>,
+    /// What: one topic, so that its partitions are shared out evenly whatever else members read, and what waits on one
+    /// topic holds up nothing of another.
+    pub topic: String,
     /// The most records at once that are worked upon.
     pub in_flight_max: usize,
     /// Behind, and nothing heard for so long: it is made anew.
     pub silence: Duration,
 }
 
-/// Reads as a member of a group until it is stopped.
+/// Reads as a member of a group until it is stopped, or dropped: then nothing waits for what is under way.
 pub struct KafkaConsumer {
     shared: Arc<Shared>,
     ended: oneshot::Receiver<()>,
@@ -101,7 +60,9 @@ pub struct KafkaConsumer {
 
 struct Shared {
     settings: ConsumerSettings,
-    handler: Handler,
+    /// `None`: nothing is taken any more. Nobody keeps it longer than for a record: what it belongs to may have to end
+    /// before a client that hangs.
+    handler: Mutex<Option<Handler>>,
     stops: AtomicBool,
     /// Of several threads the last one reads; one that hung ends when it comes to itself.
     generation: AtomicU64,
@@ -123,6 +84,17 @@ impl Shared {
         self.started.elapsed().saturating_sub(Duration::from_millis(self.beat.load(Ordering::Acquire)))
     }
 
+    fn handler(&self) -> Option<Handler> {
+        self.handler.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Nothing of whoever handles records is kept from now on. Those under way are read again by whoever has their
+    /// partition next.
+    fn let_go(&self) {
+        self.handler.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.cancel.send_replace(true);
+    }
+
     fn is_current(&self, generation: u64) -> bool {
         self.generation.load(Ordering::Acquire) == generation
     }
@@ -134,7 +106,7 @@ impl KafkaConsumer {
         let (end, ended) = oneshot::channel();
         let shared = Arc::new(Shared {
             settings,
-            handler,
+            handler: Mutex::new(Some(handler)),
             stops: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             beat: AtomicU64::new(0),
@@ -150,9 +122,16 @@ impl KafkaConsumer {
 
     /// Takes no more records, waits for those under way, tells how far it has come, and leaves the group. `false`: it did
     /// not within this time, and what it had had is read again by others.
-    pub async fn stop(self, within: Duration) -> bool {
+    pub async fn stop(mut self, within: Duration) -> bool {
         self.shared.stops.store(true, Ordering::Release);
-        tokio::time::timeout(within, self.ended).await.is_ok()
+        tokio::time::timeout(within, &mut self.ended).await.is_ok()
+    }
+}
+
+impl Drop for KafkaConsumer {
+    fn drop(&mut self) {
+        self.shared.stops.store(true, Ordering::Release);
+        self.shared.let_go();
     }
 }
 
@@ -194,6 +173,7 @@ fn read_for_ever(shared: &Arc<Shared>, generation: u64, runtime: &Handle) {
             End::Replaced => return,
             End::Silent => tracing::warn!("behind, and nothing is heard: the Kafka consumer is made anew"),
             End::Failed(error) => tracing::warn!(%error, "the Kafka consumer has failed and is made anew"),
+            End::Panicked => tracing::error!("the Kafka consumer has panicked and is made anew"),
         }
         metrics::counter!("souk_kafka_consumer_restarts_total").increment(1);
         again = if begun.elapsed() > AGAIN_LAST { AGAIN_FIRST } else { (again * 2).min(AGAIN_LAST) };
@@ -216,67 +196,7 @@ enum End {
     Replaced,
     Silent,
     Failed(KafkaError),
-}
-
-/// What a client is told by its own threads.
-#[derive(Default)]
-struct Context {
-    /// Partitions that are others' now.
-    revoked: Mutex<Vec<(String, i32)>>,
-    has_assigned: AtomicBool,
-    /// Records that are there and not read; negative: nobody knows.
-    lag: AtomicI64,
-    brokers_up: AtomicI64,
-}
-
-impl ClientContext for Context {
-    fn stats(&self, statistics: Statistics) {
-        let up =
-            statistics.brokers.values().filter(|broker| broker.nodeid >= 0 && broker.state == "UP").count();
-        self.brokers_up.store(i64::try_from(up).unwrap_or(0), Ordering::Release);
-        let mut all = 0;
-        for (name, topic) in &statistics.topics {
-            let behind =
-                topic.partitions.values().map(|partition| partition.consumer_lag.max(0)).sum::<i64>();
-            metrics::gauge!("souk_kafka_consumer_lag", "topic" => name.clone()).set(behind as f64);
-            all += behind;
-        }
-        self.lag.store(all, Ordering::Release);
-    }
-}
-
-impl ConsumerContext for Context {
-    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        match rebalance {
-            Rebalance::Revoke(partitions) => {
-                let gone =
-                    partitions.elements().into_iter().map(|one| (one.topic().to_owned(), one.partition()));
-                self.revoked.lock().unwrap_or_else(PoisonError::into_inner).extend(gone);
-            }
-            Rebalance::Assign(_) => self.has_assigned.store(true, Ordering::Release),
-            Rebalance::Error(error) => tracing::warn!(%error, "partitions cannot be shared out"),
-        }
-    }
-}
-
-fn connect(settings: &ConsumerSettings) -> Result<BaseConsumer<Context>, KafkaError> {
-    let mut config = settings.brokers.config();
-    config
-        .set("group.id", &settings.group)
-        .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("session.timeout.ms", "10000")
-        .set("heartbeat.interval.ms", "2000")
-        .set("auto.offset.reset", "earliest")
-        // What has had its effect is told every second, and when partitions go to others.
-        .set("enable.auto.offset.store", "false")
-        .set("enable.auto.commit", "true")
-        .set("auto.commit.interval.ms", "1000")
-        .set("queued.max.messages.kbytes", "16384")
-        .set("statistics.interval.ms", "5000");
-    let consumer: BaseConsumer<Context> = config.create_with_context(Context::default())?;
-    let topics: Vec<_> = settings.topics.iter().map(String::as_str).collect();
-    consumer.subscribe(&topics)?;
-    Ok(consumer)
+    Panicked,
 }
 
 /// A record, by where it was.
@@ -310,33 +230,42 @@ fn read(shared: &Arc<Shared>, generation: u64, runtime: &Handle) -> End {
         heard: Instant::now(),
         complained: None,
     };
-    let end = loop {
-        shared.beat();
-        if !shared.is_current(generation) {
-            break End::Replaced;
-        }
-        if shared.stops.load(Ordering::Acquire) {
-            reading.finish();
-            break End::Stopped;
-        }
-        if let Err(error) = reading.turn() {
-            break End::Failed(error);
-        }
-        if reading.is_silent() {
-            break End::Silent;
-        }
-    };
+    // What must never be must not end all reading.
+    let end = catch_unwind(AssertUnwindSafe(|| reading.go_on(generation))).unwrap_or(End::Panicked);
+    reading.show(0, Duration::ZERO);
     let Reading { consumer, .. } = reading;
     match end {
         // It tells how far it has come, and leaves the group.
         End::Stopped => drop(consumer),
         // It may hang.
-        End::Replaced | End::Silent | End::Failed(_) => drop(std::thread::spawn(move || drop(consumer))),
+        End::Replaced | End::Silent | End::Failed(_) | End::Panicked => {
+            drop(std::thread::spawn(move || drop(consumer)))
+        }
     }
     end
 }
 
 impl Reading<'_> {
+    /// Until there is a reason to end.
+    fn go_on(&mut self, generation: u64) -> End {
+        loop {
+            self.shared.beat();
+            if !self.shared.is_current(generation) {
+                return End::Replaced;
+            }
+            if self.shared.stops.load(Ordering::Acquire) {
+                self.finish();
+                return End::Stopped;
+            }
+            if let Err(error) = self.turn() {
+                return End::Failed(error);
+            }
+            if self.is_silent() {
+                return End::Silent;
+            }
+        }
+    }
+
     fn turn(&mut self) -> Result<(), KafkaError> {
         self.pace()?;
         match self.consumer.poll(POLL) {
@@ -374,11 +303,13 @@ impl Reading<'_> {
     }
 
     fn take(&mut self, incoming: Incoming) {
+        let Some(handler) = self.shared.handler() else { return };
         self.heard = Instant::now();
         self.in_flight += 1;
         let place = (incoming.topic.clone(), incoming.partition, incoming.offset);
-        self.offsets.entry((incoming.topic.clone(), incoming.partition)).or_default().take(incoming.offset);
-        let (handler, done) = (Arc::clone(&self.shared.handler), self.done.0.clone());
+        let offsets = self.offsets.entry((incoming.topic.clone(), incoming.partition)).or_default();
+        offsets.take(incoming.offset, self.heard);
+        let done = self.done.0.clone();
         let mut cancelled = self.shared.cancel.subscribe();
         self.runtime.spawn(async move {
             // Whoever handles it sees to what fails; should it panic nevertheless, the record must not hold up others.
@@ -415,7 +346,15 @@ impl Reading<'_> {
                 tracing::debug!(%error, topic, partition, "an offset is not kept");
             }
         }
-        metrics::gauge!("souk_kafka_consumer_in_flight").set(self.in_flight as f64);
+        let oldest = self.offsets.values().filter_map(Offsets::oldest).min();
+        let oldest = oldest.map(|taken| taken.elapsed()).unwrap_or_default();
+        self.show(self.in_flight, oldest);
+    }
+
+    fn show(&self, in_flight: usize, oldest: Duration) {
+        let topic = || self.shared.settings.topic.clone();
+        metrics::gauge!("souk_kafka_consumer_in_flight", "topic" => topic()).set(in_flight as f64);
+        metrics::gauge!("souk_kafka_oldest_in_flight_seconds", "topic" => topic()).set(oldest.as_secs_f64());
     }
 
     /// Waits for what is under way.
@@ -430,15 +369,15 @@ impl Reading<'_> {
             std::thread::sleep(POLL);
             self.tell();
         }
-        // They are read again by whoever has their partition next.
-        self.shared.cancel.send_replace(true);
+        // To close takes as long as brokers take.
+        self.shared.let_go();
     }
 
     /// There is something, somebody could say it, and nothing is heard.
     fn is_silent(&self) -> bool {
         let context = self.consumer.context();
         let is_behind =
-            context.lag.load(Ordering::Acquire) > 0 && context.brokers_up.load(Ordering::Acquire) > 0;
+            context.behind.load(Ordering::Acquire) > 0 && context.brokers_up.load(Ordering::Acquire) > 0;
         let waits = !self.is_paused && self.in_flight == 0;
         is_behind && waits && self.heard.elapsed() > self.shared.settings.silence
     }

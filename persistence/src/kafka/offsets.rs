@@ -3,12 +3,14 @@
 //! Records are worked upon many at a time and end in any order; a group's offset is one number. It may pass a record only
 //! when that and all before it have had their effect.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::time::Instant;
 
 /// One partition, from when it was assigned.
 #[derive(Debug, Default)]
 pub(super) struct Offsets {
-    in_flight: BTreeSet<i64>,
+    /// Since when.
+    in_flight: BTreeMap<i64, Instant>,
     /// Behind the last that was taken.
     next: Option<i64>,
     /// As it was last told.
@@ -17,12 +19,12 @@ pub(super) struct Offsets {
 
 impl Offsets {
     /// It is being worked upon.
-    pub fn take(&mut self, offset: i64) {
+    pub fn take(&mut self, offset: i64, now: Instant) {
         // Up to the first it is as whoever had the partition left it.
         if self.next.is_none() {
             self.told = offset;
         }
-        self.in_flight.insert(offset);
+        self.in_flight.insert(offset, now);
         self.next = self.next.max(Some(offset + 1));
     }
 
@@ -33,22 +35,29 @@ impl Offsets {
 
     /// The last record up to which all have had their effect, if that is news.
     pub fn news(&mut self) -> Option<i64> {
-        let position = self.in_flight.first().copied().or(self.next)?;
+        let position = self.in_flight.first_key_value().map(|(offset, _)| *offset).or(self.next)?;
         if position <= self.told {
             return None;
         }
         self.told = position;
         Some(position - 1)
     }
+
+    /// Since when the first is being worked upon that nothing may pass: they are taken in order.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.in_flight.first_key_value().map(|(_, taken)| *taken)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn taken(offsets: impl IntoIterator<Item = i64>) -> Offsets {
         let mut all = Offsets::default();
-        offsets.into_iter().for_each(|offset| all.take(offset));
+        offsets.into_iter().for_each(|offset| all.take(offset, Instant::now()));
         all
     }
 
@@ -64,6 +73,19 @@ mod tests {
         offsets.done(13);
         offsets.done(12);
         assert_eq!(offsets.news(), Some(13));
+    }
+
+    #[test]
+    fn the_oldest_is_the_first_that_nothing_may_pass() {
+        let (begun, later) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+        let mut offsets = Offsets::default();
+        offsets.take(10, begun);
+        offsets.take(11, later);
+        assert_eq!(offsets.oldest(), Some(begun));
+        offsets.done(10);
+        assert_eq!(offsets.oldest(), Some(later));
+        offsets.done(11);
+        assert_eq!(offsets.oldest(), None);
     }
 
     #[test]

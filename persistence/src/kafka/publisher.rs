@@ -59,6 +59,12 @@ fn is_consequence(error: &KafkaError) -> bool {
     matches!(error, KafkaError::MessageProduction(PurgeInflight | PurgeQueue))
 }
 
+/// No broker will ever take it: to give it again is in vain.
+pub fn is_too_large(error: &Undelivered) -> bool {
+    let error = error.0.downcast_ref::<KafkaError>().and_then(KafkaError::rdkafka_error_code);
+    error == Some(RDKafkaErrorCode::MessageSizeTooLarge)
+}
+
 struct Deliveries;
 
 impl ClientContext for Deliveries {

@@ -13,9 +13,23 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// The newest records of a topic, about `limit` at most; those of a partition in their order. It ends where the topic
 /// ended when this began.
 pub async fn read_back(brokers: &Brokers, topic: &str, limit: u32) -> Result<Vec<Incoming>, KafkaError> {
+    fold_back(brokers, topic, limit, Vec::new(), Vec::push).await
+}
+
+/// The same, for whoever does not keep all of it: each record is taken into what there is, as it is read.
+pub async fn fold_back<T: Send + 'static>(
+    brokers: &Brokers,
+    topic: &str,
+    limit: u32,
+    mut into: T,
+    mut take: impl FnMut(&mut T, Incoming) + Send + 'static,
+) -> Result<T, KafkaError> {
     let (brokers, topic) = (brokers.clone(), topic.to_owned());
-    let read = tokio::task::spawn_blocking(move || read(&brokers, &topic, limit)).await;
-    read.map_err(|_| KafkaError::Canceled)?
+    let read = tokio::task::spawn_blocking(move || {
+        read(&brokers, &topic, limit, &mut |record| take(&mut into, record))?;
+        Ok(into)
+    });
+    read.await.map_err(|_| KafkaError::Canceled)?
 }
 
 /// One record; `None`: there is none at this place.
@@ -34,8 +48,10 @@ pub async fn read_one(
         if !(low..high).contains(&offset) {
             return Ok(None);
         }
-        let read = pages(&consumer, &topic, &[(partition, offset, offset + 1)])?;
-        Ok(read.into_iter().find(|record| record.offset == offset))
+        let mut found = None;
+        let wanted = [(partition, offset, offset + 1)];
+        pages(&consumer, &topic, &wanted, &mut |record| found = Some(record))?;
+        Ok(found)
     });
     read.await.map_err(|_| KafkaError::Canceled)?
 }
@@ -46,7 +62,9 @@ fn consumer(brokers: &Brokers) -> Result<BaseConsumer, KafkaError> {
     config
         .set("group.id", "souk-reader")
         .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "false");
+        .set("enable.partition.eof", "false")
+        // Of what is ahead of whoever reads.
+        .set("queued.max.messages.kbytes", "16384");
     config.create()
 }
 
@@ -56,7 +74,12 @@ fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>, KafkaErr
     Ok(of_topic.flat_map(|found| found.partitions()).map(|partition| partition.id()).collect())
 }
 
-fn read(brokers: &Brokers, topic: &str, limit: u32) -> Result<Vec<Incoming>, KafkaError> {
+fn read(
+    brokers: &Brokers,
+    topic: &str,
+    limit: u32,
+    take: &mut dyn FnMut(Incoming),
+) -> Result<(), KafkaError> {
     let consumer = consumer(brokers)?;
     let partitions = partitions(&consumer, topic)?;
     let each = i64::from(limit).div_euclid(partitions.len().max(1) as i64).max(1);
@@ -67,7 +90,7 @@ fn read(brokers: &Brokers, topic: &str, limit: u32) -> Result<Vec<Incoming>, Kaf
             ranges.push((partition, low.max(high - each), high));
         }
     }
-    pages(&consumer, topic, &ranges)
+    pages(&consumer, topic, &ranges, take)
 }
 
 /// Reads (partition, from, to), without the last.
@@ -75,13 +98,13 @@ fn pages(
     consumer: &BaseConsumer,
     topic: &str,
     ranges: &[(i32, i64, i64)],
-) -> Result<Vec<Incoming>, KafkaError> {
+    take: &mut dyn FnMut(Incoming),
+) -> Result<(), KafkaError> {
     let mut wanted = TopicPartitionList::new();
     for (partition, from, _) in ranges {
         wanted.add_partition_offset(topic, *partition, Offset::Offset(*from))?;
     }
     consumer.assign(&wanted)?;
-    let mut read = Vec::new();
     let mut heard = Instant::now();
     loop {
         let position = consumer.position()?;
@@ -91,15 +114,15 @@ fn pages(
             matches!(element.map(|element| element.offset()), Some(Offset::Offset(at)) if at >= *to)
         });
         if is_over {
-            return Ok(read);
+            return Ok(());
         }
         match consumer.poll(Duration::from_millis(100)).transpose()? {
             Some(message) => {
                 heard = Instant::now();
                 let record = Incoming::from(&message);
                 let of = ranges.iter().find(|(partition, _, _)| *partition == record.partition);
-                if of.is_some_and(|(_, _, to)| record.offset < *to) {
-                    read.push(record);
+                if of.is_some_and(|(_, from, to)| (*from..*to).contains(&record.offset)) {
+                    take(record);
                 }
             }
             None if heard.elapsed() > ANSWER_MAX => {

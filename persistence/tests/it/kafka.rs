@@ -215,7 +215,7 @@ async fn a_consumer_that_is_behind_and_hears_nothing_is_made_anew() {
     let settings = ConsumerSettings {
         brokers: Brokers::plain(mock.bootstrap_servers()),
         group: "listeners".to_owned(),
-        topics: vec![TOPIC.to_owned()],
+        topic: TOPIC.to_owned(),
         in_flight_max: 50,
         silence: Duration::from_secs(2),
     };

@@ -5,7 +5,9 @@ mod door;
 mod incoming;
 mod inventory;
 mod nodes;
+mod odd;
 mod outsider;
+mod readers;
 
 use std::collections::HashMap;
 use std::time::Duration;

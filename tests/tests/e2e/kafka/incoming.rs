@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use souk_persistence::relay::Message;
 use souk_tests::cluster::counted;
@@ -16,19 +16,24 @@ use sqlx::{Connection, PgConnection, Row};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
+use super::odd::{write_garbled, write_large};
 use super::outsider::{KEY, OPERATOR, Outsider, dead_letters, orders};
 use super::{ended, until};
 
 const RECORDS: usize = 10_000;
 /// Every so manieth record is poison.
 const POISON_EVERY: usize = 20;
+const POISONS: usize = 12;
+const GARBLED: usize = 10;
+const LARGE: usize = 11;
 
 fn purchase(customer: &str, product: &str) -> Value {
     json!({"customer_id": customer, "order_items": [{"product_id": product, "quantity": 1}],
         "payment": {"currency_code": "VND"}})
 }
 
-/// A record that can be no purchase, of the kind `number` of ten, and the code of its cause.
+/// A record that can be no purchase, of the kind `number` of twelve, and the code of its cause. The last two need a writer
+/// of their own.
 fn poison(front: &Outsider, number: usize, id: &str, good: &Value) -> (Message, &'static str) {
     let with = |change: fn(&mut Value)| {
         let mut body = good.clone();
@@ -55,8 +60,14 @@ fn poison(front: &Outsider, number: usize, id: &str, good: &Value) -> (Message, 
             unsigned.headers.pop();
             (unsigned, "unsigned")
         }
-        _ => {
+        9 => {
             let padded = format!("{good}{}", " ".repeat(70_000));
+            (front.record(id, id, padded.into_bytes()), "body_too_large")
+        }
+        GARBLED => (unsigned, "invalid_header"),
+        _ => {
+            // Larger than what a producer sends by default: its letter must not be.
+            let padded = format!("{good}{}", " ".repeat(1_100_000));
             (front.record(id, id, padded.into_bytes()), "body_too_large")
         }
     }
@@ -69,7 +80,7 @@ async fn records_buy_and_what_cannot_be_bought_is_put_aside_until_it_is_put_back
     let settings = [
         ("SOUK__KAFKA__BROKERS", kafka.addresses.as_str()),
         ("SOUK__KAFKA__PREFIX", "records."),
-        ("SOUK__KAFKA__SIGNERS__FRONT", KEY),
+        ("SOUK__KAFKA__PURCHASE_SIGNERS__FRONT", KEY),
         ("SOUK__ADMIN__TOKEN", OPERATOR),
     ];
     let node = Process::serve(&data, &settings).await?;
@@ -80,13 +91,18 @@ async fn records_buy_and_what_cannot_be_bought_is_put_aside_until_it_is_put_back
     let front = Outsider::new(kafka, "records.", "front", "purchase");
 
     let mut expected: HashMap<&str, usize> = HashMap::new();
-    let mut records = Vec::new();
+    let (mut records, mut garbled, mut large) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..RECORDS {
         let id = format!("order-{number}");
         if number.is_multiple_of(POISON_EVERY) {
-            let (record, code) = poison(&front, number / POISON_EVERY % 10, &id, &good);
+            let kind = number / POISON_EVERY % POISONS;
+            let (record, code) = poison(&front, kind, &id, &good);
             *expected.entry(code).or_default() += 1;
-            records.push(record);
+            match kind {
+                GARBLED => garbled.push(record),
+                LARGE => large.push(record),
+                _ => records.push(record),
+            }
         } else {
             records.push(front.record(&id, &id, good.to_string().into_bytes()));
         }
@@ -95,9 +111,17 @@ async fn records_buy_and_what_cannot_be_bought_is_put_aside_until_it_is_put_back
             records.push(front.record(&id, &id, good.to_string().into_bytes()));
         }
     }
-    let (count, bad) = (records.len(), expected.values().sum::<usize>());
+    let count = records.len() + garbled.len() + large.len();
+    let (bad, cut) = (expected.values().sum::<usize>(), large.len());
     let begun = Instant::now();
+    // Among the others, which come behind them.
+    let half = records.split_off(records.len() / 2);
     front.write(records).await?;
+    for record in &garbled {
+        write_garbled(kafka, record).await?;
+    }
+    write_large(kafka, large).await?;
+    front.write(half).await?;
     let url = node.url.as_str();
     let heard = async |outcome: &str| {
         let name = format!(r#"souk_kafka_records_total{{topic="records.purchase",outcome="{outcome}"}}"#);
@@ -121,6 +145,8 @@ async fn records_buy_and_what_cannot_be_bought_is_put_aside_until_it_is_put_back
         ensure!(letter["record_id"].as_str().is_some_and(|id| id.starts_with("order-")), "{letter}");
     }
     assert_eq!(found, expected);
+    assert_eq!(letters.iter().filter(|letter| letter["cut"] == "body").count(), cut);
+    assert_eq!(letters.iter().filter(|letter| letter["cut"] == "headers").count(), garbled.len());
 
     // An operator answers for those that were not signed, and mends one that said too little.
     let of = |code: &str| letters.iter().filter(move |letter| letter["code"] == code).collect::<Vec<_>>();
@@ -132,13 +158,27 @@ async fn records_buy_and_what_cannot_be_bought_is_put_aside_until_it_is_put_back
     let body = json!({"ids": [mended], "body": good.to_string()});
     let answer = operator.post("/admin/dead-letters/replay", &body).await?;
     assert_eq!(answer.body["replayed"], 1, "{answer:?}");
-    let again = bought + i64::try_from(unsigned.len())? + 1;
+    // Of one that was too large there is only a part: somebody must say all of it again.
+    let large = letters.iter().find(|letter| letter["cut"] == "body").context("a letter that was cut")?;
+    let place = large["id"].as_str().context("an id")?;
+    let shown = operator.get(&format!("/admin/dead-letters/{place}")).await?;
+    ensure!(
+        shown.body["body"].as_str().is_some_and(|body| body.starts_with("{\"customer_id\"")),
+        "{shown:?}"
+    );
+    let refused = operator.post("/admin/dead-letters/replay", &json!({"ids": [place]})).await?;
+    assert_eq!((refused.status.as_u16(), refused.code()), (422, "letter_cut"));
+    let body = json!({"ids": [place], "body": good.to_string()});
+    assert_eq!(operator.post("/admin/dead-letters/replay", &body).await?.body["replayed"], 1);
+    let again = bought + i64::try_from(unsigned.len())? + 2;
     until("what was put back is bought", async || Ok(orders(&data, "completed").await? == again)).await?;
-    assert_eq!(dead_letters(&shopper).await?.len(), letters.len() - unsigned.len() - 1);
+    assert_eq!(dead_letters(&shopper).await?.len(), letters.len() - unsigned.len() - 2);
     let nobody = shopper.get("/admin/dead-letters").await?;
     assert_eq!(nobody.status, 401, "it is for operators");
     let none = operator.post("/admin/dead-letters/replay", &json!({"ids": ["0/999999"]})).await?;
     assert_eq!(none.status, 404, "{none:?}");
+    let restarts = counted(url, "souk_kafka_consumer_restarts_total").await?;
+    assert_eq!(restarts, 0.0, "no record has stopped who reads");
     assert_eq!(node.stop().await?, 0);
     Ok(())
 }
@@ -201,7 +241,7 @@ async fn a_payment_service_outside_is_killed_and_late_and_lies_and_no_money_is_l
         ("SOUK__KAFKA__OUTSIDE", "payment"),
         // Longer than the group needs to notice that a member was killed.
         ("SOUK__ACTORS__RESERVE_MS", "30000"),
-        ("SOUK__KAFKA__SIGNERS__PAYMENTS", KEY),
+        ("SOUK__KAFKA__PAYMENT_SIGNERS__PAYMENTS", KEY),
         ("SOUK__ADMIN__TOKEN", OPERATOR),
     ];
     let node = Process::serve(&data, &settings).await?;

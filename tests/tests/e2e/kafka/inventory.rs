@@ -215,7 +215,7 @@ async fn a_warehouse_outside_is_killed_and_late_and_lies_and_no_stock_is_lost() 
         ("SOUK__KAFKA__OUTSIDE", "inventory"),
         // Longer than the group needs to notice that a member has gone.
         ("SOUK__ACTORS__RESERVE_MS", "30000"),
-        ("SOUK__KAFKA__SIGNERS__WAREHOUSE", KEY),
+        ("SOUK__KAFKA__INVENTORY_SIGNERS__WAREHOUSE", KEY),
         ("SOUK__ADMIN__TOKEN", OPERATOR),
     ];
     let node = Process::serve(&data, &settings).await?;

@@ -1,0 +1,125 @@
+//! Of several nodes each reads a part of what the shop is told. One is killed in the midst of it, and every record is one
+//! purchase nevertheless.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde_json::json;
+use souk_tests::cluster::{Cluster, counted};
+use souk_tests::kafka::Kafka;
+use souk_tests::process::Data;
+use souk_tests::shopper::Shopper;
+
+use super::outsider::{KEY, Outsider, orders};
+use super::until;
+
+const PREFIX: &str = "readers.";
+const TOPIC: &str = "readers.purchase";
+/// An order lives where its customer does: some on each node.
+const CUSTOMERS: usize = 8;
+const STOCK: u64 = 1_000_000;
+const AT_ONCE: usize = 50;
+/// Records that come when the node has been killed.
+const AFTERWARDS: usize = 1_000;
+/// What each node has worked upon by the time one of them is killed.
+const BEFORE: f64 = 200.0;
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Records of the topic up to which the group has not come, by what it has committed.
+async fn uncommitted(kafka: &Kafka) -> Result<i64> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &kafka.addresses).set("group.id", format!("{PREFIX}souk-purchase"));
+    tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = config.create()?;
+        let metadata = consumer.fetch_metadata(Some(TOPIC), ANSWER_MAX)?;
+        let partitions = metadata.topics().first().context("the topic")?.partitions();
+        let mut wanted = TopicPartitionList::new();
+        for partition in partitions {
+            wanted.add_partition(TOPIC, partition.id());
+        }
+        let mut behind = 0;
+        for element in consumer.committed_offsets(wanted, ANSWER_MAX)?.elements() {
+            let (_, end) = consumer.fetch_watermarks(TOPIC, element.partition(), ANSWER_MAX)?;
+            let committed = if let Offset::Offset(committed) = element.offset() { committed } else { 0 };
+            ensure!(committed <= end, "it has committed what is not there: {element:?}, {end}");
+            behind += end - committed;
+        }
+        Ok(behind)
+    })
+    .await?
+}
+
+#[tokio::test]
+async fn a_node_that_reads_and_is_killed_leaves_no_record_without_its_purchase() -> Result<()> {
+    let Some(kafka) = Kafka::shared("a node that reads is killed").await? else { return Ok(()) };
+    let data = Data::new("readers")?;
+    let settings = [
+        ("SOUK__KAFKA__BROKERS", kafka.addresses.as_str()),
+        ("SOUK__KAFKA__PREFIX", PREFIX),
+        ("SOUK__KAFKA__PURCHASE_SIGNERS__FRONT", KEY),
+        // None is to fail because its node was killed.
+        ("SOUK__ACTORS__RESERVE_MS", "60000"),
+    ];
+    let mut cluster = Cluster::start(&data, 2, &settings).await?;
+    let shopper = Shopper::register(&cluster.url()).await?;
+    let category = shopper.category().await?;
+    let product = shopper.product(&category, STOCK).await?;
+    let mut customers = Vec::new();
+    for _ in 0..CUSTOMERS {
+        customers.push(Shopper::register(&cluster.url()).await?.account);
+    }
+    let front = Outsider::new(kafka, PREFIX, "front", "purchase");
+    let record = |number: usize| {
+        let body = json!({"customer_id": customers[number % CUSTOMERS],
+            "order_items": [{"product_id": product, "quantity": 1}], "payment": {"currency_code": "VND"}});
+        let id = format!("order-{number}");
+        front.record(&id, &id, body.to_string().into_bytes())
+    };
+
+    let is_killed = AtomicBool::new(false);
+    let writing = async {
+        let (mut written, mut last) = (0, usize::MAX);
+        while written < last {
+            front.write((written..written + AT_ONCE).map(record).collect()).await?;
+            written += AT_ONCE;
+            if last == usize::MAX && is_killed.load(Ordering::Acquire) {
+                last = written + AFTERWARDS;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(written)
+    };
+    let done = format!(r#"souk_kafka_records_total{{topic="{TOPIC}",outcome="done"}}"#);
+    let urls: Vec<_> = cluster.nodes.iter().map(|node| node.url().to_owned()).collect();
+    let killing = async {
+        until("each node reads a part", async || {
+            for url in &urls {
+                if counted(url, &done).await? < BEFORE {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+        .await?;
+        cluster.take("node-2")?.process.kill().await?;
+        is_killed.store(true, Ordering::Release);
+        Ok(())
+    };
+    let (written, ()) = futures::future::try_join(writing, killing).await?;
+    let took = until("the group has come to the end", async || Ok(uncommitted(kafka).await? == 0)).await?;
+    println!("{written} records, and one of two readers killed: all are committed after {took:.1?} more");
+
+    let count = i64::try_from(written)?;
+    until("every purchase has ended", async || Ok(orders(&data, "completed").await? == count)).await?;
+    for status in ["pending", "failed", "cancelled"] {
+        assert_eq!(orders(&data, status).await?, 0, "{status}");
+    }
+    assert_eq!(shopper.inventory(&product).await?, i64::try_from(STOCK)? - count);
+    let failed = format!(r#"souk_kafka_records_total{{topic="{TOPIC}",outcome="dead"}}"#);
+    assert_eq!(cluster.counted(&failed).await?, 0.0);
+    assert_eq!(cluster.stop().await?, 0);
+    Ok(())
+}
