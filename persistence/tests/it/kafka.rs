@@ -13,7 +13,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use souk_persistence::kafka::{
-    Brokers, ConsumerSettings, Handler, Incoming, KafkaConsumer, KafkaPublisher, read_back,
+    Brokers, ConsumerSettings, Handler, Incoming, KafkaConsumer, KafkaPublisher, is_too_large, read_back,
 };
 use souk_persistence::relay::{Message, Publisher as _};
 use tokio::time::timeout;
@@ -150,6 +150,22 @@ async fn what_is_refused_for_good_is_an_error_until_it_is_allowed() {
     mock.clear_request_errors(RDKafkaApiKey::Produce);
     deliver(&publisher, &next).await;
     all_is_heard(&mock, 20).await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_known_to_be_and_others_are_delivered() {
+    let (mock, publisher) = mock(1);
+    let large = Message { body: vec![b'x'; 1_000_001], ..message("key 0", 1_000) };
+    let refused = timeout(IN_TIME, publisher.publish(vec![large])).await.expect("it is said");
+    assert!(is_too_large(&refused.expect_err("no client sends it")));
+    deliver(&publisher, &messages(0, 1)).await;
+    // Brokers that take less than others.
+    mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    let refused = timeout(IN_TIME, publisher.publish(vec![message("key 0", 1_001)])).await;
+    let refused = refused.expect("it is said").expect_err("the broker does not take it");
+    assert!(is_too_large(&refused), "{refused:?}");
+    deliver(&publisher, &messages(1, 1)).await;
+    all_is_heard(&mock, 2).await;
 }
 
 #[tokio::test]

@@ -35,6 +35,22 @@ pub async fn write_large(kafka: &Kafka, records: Vec<Message>) -> Result<()> {
     .await?
 }
 
+/// Writes a record as a transaction, whose mark stays behind it on the topic and is no record.
+pub async fn write_in_a_transaction(kafka: &Kafka, topic: &str) -> Result<()> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &kafka.addresses).set("transactional.id", topic);
+    let topic = topic.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let producer: BaseProducer = config.create()?;
+        producer.init_transactions(WRITTEN_MAX)?;
+        producer.begin_transaction()?;
+        let record = BaseRecord::<(), str>::to(&topic).payload("{}");
+        producer.send(record).map_err(|(error, _)| error)?;
+        Ok(producer.commit_transaction(WRITTEN_MAX)?)
+    })
+    .await?
+}
+
 /// Writes a record to the first partition of its topic with one more header, whose name is garbled: in the bytes of
 /// Kafka's protocol, Produce version 3, for there is no other way.
 pub async fn write_garbled(kafka: &Kafka, record: &Message) -> Result<()> {

@@ -10,9 +10,10 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::json;
 use souk_tests::cluster::{Cluster, counted};
 use souk_tests::kafka::Kafka;
-use souk_tests::process::Data;
+use souk_tests::process::{Data, Process};
 use souk_tests::shopper::Shopper;
 
+use super::odd::write_in_a_transaction;
 use super::outsider::{KEY, Outsider, orders};
 use super::until;
 
@@ -121,5 +122,33 @@ async fn a_node_that_reads_and_is_killed_leaves_no_record_without_its_purchase()
     let failed = format!(r#"souk_kafka_records_total{{topic="{TOPIC}",outcome="dead"}}"#);
     assert_eq!(cluster.counted(&failed).await?, 0.0);
     assert_eq!(cluster.stop().await?, 0);
+    Ok(())
+}
+
+/// librdkafka says every 5 s how far it is.
+const TOLD_TWICE: Duration = Duration::from_secs(11);
+
+#[tokio::test]
+async fn a_transactions_mark_is_nothing_that_is_waited_for() -> Result<()> {
+    const PREFIX: &str = "transactions.";
+    let Some(kafka) = Kafka::shared("a transaction's mark").await? else { return Ok(()) };
+    let data = Data::new("transactions")?;
+    let settings = [
+        ("SOUK__KAFKA__BROKERS", kafka.addresses.as_str()),
+        ("SOUK__KAFKA__PREFIX", PREFIX),
+        ("SOUK__KAFKA__CONSUMER_SILENCE_MS", "1000"),
+    ];
+    let node = Process::serve(&data, &settings).await?;
+    let dead = format!(r#"souk_kafka_records_total{{topic="{PREFIX}purchase",outcome="dead"}}"#);
+    until("the topic is there", async || {
+        Ok(write_in_a_transaction(kafka, &format!("{PREFIX}purchase")).await.is_ok())
+    })
+    .await?;
+    until("what it says is heard", async || Ok(counted(&node.url, &dead).await? > 0.0)).await?;
+    let lag = format!(r#"souk_kafka_consumer_lag{{topic="{PREFIX}purchase"}}"#);
+    until("the mark is behind it", async || Ok(counted(&node.url, &lag).await? > 0.0)).await?;
+    tokio::time::sleep(TOLD_TWICE).await;
+    assert_eq!(counted(&node.url, "souk_kafka_consumer_restarts_total").await?, 0.0);
+    assert_eq!(node.stop().await?, 0);
     Ok(())
 }
