@@ -153,7 +153,7 @@ pub enum Command {
     /// Somebody outside has answered.
     Replied {
         /// For which step.
-        step: usize,
+        step: StepName,
         /// What was said.
         reply: Reply,
     },

@@ -21,8 +21,6 @@ pub struct Record {
     pub topic: Topic,
     /// Orders it among others: the stream that it tells of.
     pub key: Uuid,
-    /// The row that it is derived from.
-    pub version: i32,
     /// Names it, always the same: whoever has seen it has seen it.
     pub id: String,
     /// When what it tells happened.
@@ -108,7 +106,6 @@ fn told<A: Aggregate, K>(
             records.extend(tell(stream, before, &event, &state).into_iter().map(|told| Record {
                 topic: told.topic,
                 key: stream,
-                version: row.version,
                 id: format!("{stream}/{}/{index}/{}", row.version, told.what),
                 at,
                 trace: trace(&state),

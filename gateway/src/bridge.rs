@@ -200,7 +200,7 @@ fn tongue(prefix: String) -> Tongue {
 
 /// A record as an event: CloudEvents, Kafka protocol binding 1.0.2, binary mode.
 fn message(prefix: &str, kind: Kind, record: Record) -> Message {
-    let Record { topic, key, version: _, id, at, trace, body } = record;
+    let Record { topic, key, id, at, trace, body } = record;
     let headers = [
         ("ce_specversion", "1.0".to_owned()),
         ("ce_id", id),
@@ -237,7 +237,6 @@ mod tests {
         let record = Record {
             topic: Topic::PurchaseResult,
             key: Uuid::from_u128(7),
-            version: 2,
             id: "7/2/0/CREATE_ORDER/SUCCESS".to_owned(),
             at: Timestamp::from_micros(1_764_000_000_123_456),
             trace: None,
@@ -263,7 +262,6 @@ mod tests {
             let record = Record {
                 topic,
                 key: Uuid::from_u128(7),
-                version: 1,
                 id: "7/1/0".to_owned(),
                 at: Timestamp::default(),
                 trace: None,

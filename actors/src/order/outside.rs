@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use souk_persistence::Timestamp;
 
-use super::{CHARGE, Cause, Event, Line, Order, Outcome, RESERVE, Rejection, STEPS};
+use super::{CHARGE, Cause, Event, Line, Order, Outcome, RESERVE, Rejection, STEPS, StepName};
 use crate::money::{Currency, PRICE_MAX};
 use crate::saga::{Direction, Progress};
 
@@ -156,15 +156,21 @@ impl Order {
     }
 
     /// Somebody outside has answered.
-    pub(super) fn replied(&self, at: Timestamp, step: usize, reply: &Reply) -> Result<Vec<Event>, Rejection> {
+    pub(super) fn replied(
+        &self,
+        at: Timestamp,
+        name: StepName,
+        reply: &Reply,
+    ) -> Result<Vec<Event>, Rejection> {
         if self.accepted.is_none() {
             return Err(Rejection::NotFound);
         }
         let direction = reply.direction();
         let disbelieved = |detail: &str| Err(Rejection::Disbelieved { detail: detail.to_owned() });
-        if self.asked(step, direction).is_none() {
+        let is_asked = |step: &usize| STEPS[*step].name == name && self.asked(*step, direction).is_some();
+        let Some(step) = (0..STEPS.len()).find(is_asked) else {
             return disbelieved("nobody outside was asked for this");
-        }
+        };
         match reply {
             Reply::Reserved(_) if step != RESERVE => return disbelieved("this step reserves nothing"),
             Reply::Captured { .. } if step != CHARGE => return disbelieved("this step charges nothing"),
@@ -223,7 +229,7 @@ mod tests {
     }
 
     fn reply(step: usize, reply: Reply) -> Command {
-        Command::Replied { step, reply }
+        Command::Replied { step: STEPS[step].name, reply }
     }
 
     fn captured(amount: i64) -> Command {

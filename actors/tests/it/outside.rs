@@ -17,7 +17,7 @@ use souk_actors::Id;
 use souk_actors::aggregate::Kind;
 use souk_actors::directory::AskError;
 use souk_actors::laws::{Booked, Books, Moment, check};
-use souk_actors::order::{self, Cause, Item, Line, Order, Outside, Reply, Status};
+use souk_actors::order::{self, Cause, Item, Line, Order, Outside, Reply, Status, StepName};
 use souk_actors::product::Product;
 use souk_actors::records::{Record, records};
 use souk_persistence::Timestamp;
@@ -39,9 +39,6 @@ const STOCK: i64 = 150;
 const STORM: Duration = Duration::from_secs(20);
 /// An undo is asked again after ten minutes at most.
 const ENDS_WITHIN: Duration = Duration::from_secs(3_600);
-/// The steps of the saga.
-const RESERVE: usize = 0;
-const CHARGE: usize = 1;
 
 /// What somebody outside has written down: decided once, whatever is asked how often in which order.
 #[derive(Default)]
@@ -265,7 +262,7 @@ impl Abroad {
     async fn say(
         &self,
         purchase: Uuid,
-        step: usize,
+        step: StepName,
         reply: Reply,
     ) -> Result<order::Answer, order::Rejection> {
         loop {
@@ -286,12 +283,16 @@ impl Abroad {
 }
 
 /// Which step a record asks for, and for the how manieth time.
-fn asked(record: &Record) -> Option<(usize, u32)> {
+fn asked(record: &Record) -> Option<(StepName, u32)> {
     match record.topic {
-        Topic::UpdateProductInventory => Some((RESERVE, read::<UpdateProductInventory>(record).attempt)),
-        Topic::RollbackProductInventory => Some((RESERVE, read::<RollbackProductInventory>(record).attempt)),
-        Topic::CreatePayment => Some((CHARGE, read::<CreatePayment>(record).attempt)),
-        Topic::RollbackPayment => Some((CHARGE, read::<RollbackPayment>(record).attempt)),
+        Topic::UpdateProductInventory => {
+            Some((StepName::UpdateProductInventory, read::<UpdateProductInventory>(record).attempt))
+        }
+        Topic::RollbackProductInventory => {
+            Some((StepName::UpdateProductInventory, read::<RollbackProductInventory>(record).attempt))
+        }
+        Topic::CreatePayment => Some((StepName::CreatePayment, read::<CreatePayment>(record).attempt)),
+        Topic::RollbackPayment => Some((StepName::CreatePayment, read::<RollbackPayment>(record).attempt)),
         Topic::Purchase
         | Topic::PurchaseResult
         | Topic::CreateOrder
@@ -520,7 +521,10 @@ fn the_next_step_is_asked_as_soon_as_the_one_before_is_answered() {
             brand: "b".to_owned(),
         };
         let answered = stage.clock.now();
-        let reply = order::Command::Replied { step: RESERVE, reply: Reply::Reserved(vec![line]) };
+        let reply = order::Command::Replied {
+            step: StepName::UpdateProductInventory,
+            reply: Reply::Reserved(vec![line]),
+        };
         certain(&node, id, reply).await.expect("noted");
         let asked = rows(4).await;
         assert!(answered.until(asked) < Duration::from_millis(100), "{:?}", answered.until(asked));
@@ -533,7 +537,7 @@ fn the_next_step_is_asked_as_soon_as_the_one_before_is_answered() {
         let before = stage.journals[2].chronicle().len();
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(stage.journals[2].chronicle().len() > before, "and is woken to ask again");
-        for step in [CHARGE, RESERVE] {
+        for step in [StepName::CreatePayment, StepName::UpdateProductInventory] {
             let reply = order::Command::Replied { step, reply: Reply::RolledBack };
             while certain(&node, id, reply.clone()).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(100)).await;

@@ -3,7 +3,7 @@
 use souk_actors::Id;
 use souk_actors::directory::AskError;
 use souk_actors::money::Currency;
-use souk_actors::order::{self, Cause as Why, Line, Order};
+use souk_actors::order::{self, Cause as Why, Line, Order, StepName};
 use souk_persistence::kafka::Incoming;
 use souk_proto::shop::reply::Outcome;
 use souk_proto::shop::{OrderLine, Refused, Reply, Step};
@@ -16,9 +16,6 @@ use super::purchase::{decoded, uuid};
 use super::trust::Trust;
 use crate::app::App;
 
-/// The step of the saga.
-const RESERVE: usize = 0;
-const CHARGE: usize = 1;
 const TEXT_MAX: usize = 500;
 
 /// Tells the order. An error: this record can never be an answer. While nobody knows it goes on.
@@ -47,11 +44,11 @@ pub async fn hear(app: &App, trust: &Trust, record: &Incoming) -> Result<(), Cau
 }
 
 /// What was said, in the words of the saga.
-fn said(reply: Reply) -> Result<(Id<Order>, usize, order::Reply), Cause> {
+fn said(reply: Reply) -> Result<(Id<Order>, StepName, order::Reply), Cause> {
     let id = Id::from(uuid(&reply.purchase_id, "/purchase_id")?);
     let step = match reply.step() {
-        Step::UpdateProductInventory => RESERVE,
-        Step::CreatePayment => CHARGE,
+        Step::UpdateProductInventory => StepName::UpdateProductInventory,
+        Step::CreatePayment => StepName::CreatePayment,
         Step::CreateOrder | Step::Unspecified => {
             let detail = "/step: UPDATE_PRODUCT_INVENTORY or CREATE_PAYMENT";
             return Err(Cause::new("invalid_body", detail.to_owned()));
@@ -110,7 +107,7 @@ mod tests {
 
     const PURCHASE: &str = "00000000-0000-7000-8000-000000000001";
 
-    fn read(step: &str, outcome: &str) -> Result<(Id<Order>, usize, order::Reply), Cause> {
+    fn read(step: &str, outcome: &str) -> Result<(Id<Order>, StepName, order::Reply), Cause> {
         let body = format!(r#"{{"purchase_id":"{PURCHASE}","step":"{step}"{outcome}}}"#);
         decoded(body.as_bytes()).and_then(said)
     }
@@ -120,7 +117,7 @@ mod tests {
         let captured = r#","captured":{"amount":"500","currency_code":"VND"}"#;
         let (id, step, reply) = read("CREATE_PAYMENT", captured).expect("is read");
         let currency = "VND".parse().expect("in ISO 4217");
-        assert_eq!((id.to_string().as_str(), step), (PURCHASE, CHARGE));
+        assert_eq!((id.to_string().as_str(), step), (PURCHASE, StepName::CreatePayment));
         assert_eq!(reply, order::Reply::Captured { amount: 500, currency });
         let declined = r#","refused":{"code":"payment_declined","detail":"no money"}"#;
         let reason = "no money".to_owned();
@@ -129,7 +126,7 @@ mod tests {
             order::Reply::Refused(Why::PaymentDeclined { reason })
         );
         let back = read("UPDATE_PRODUCT_INVENTORY", r#","rolled_back":{}"#).expect("is read");
-        assert_eq!((back.1, back.2), (RESERVE, order::Reply::RolledBack));
+        assert_eq!((back.1, back.2), (StepName::UpdateProductInventory, order::Reply::RolledBack));
     }
 
     #[test]
