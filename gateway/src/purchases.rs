@@ -3,7 +3,7 @@
 //! A purchase is accepted when its order's first row is durable; what happens then, happens without the
 //! buyer. `Prefer: wait` and the event stream only watch.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -254,19 +254,23 @@ pub(crate) async fn impossible(
         return Ok(None);
     }
     let known = app.known_products();
-    let unknown: Vec<_> =
-        items.iter().map(|item| item.product.uuid()).filter(|id| known.get(id).is_none()).collect();
+    // Asked once for each: what it remembers it may forget at any moment.
+    let remembered = items.iter().map(|item| (item.product.uuid(), known.get(&item.product.uuid())));
+    let mut currencies: HashMap<_, _> = remembered.collect();
+    let unknown = currencies.iter().filter(|(_, theirs)| theirs.is_none()).map(|(id, _)| *id);
+    let unknown: Vec<_> = unknown.collect();
     if !unknown.is_empty() {
         for row in app.views::<Product>(unknown).await? {
             let view: product::View = decode(&row)?;
             if !view.gone {
                 known.insert(row.stream, view.currency);
+                currencies.insert(row.stream, Some(view.currency));
             }
         }
     }
     let wrong = items.iter().enumerate().find_map(|(index, item)| {
         let pointer = format!("/order_items/{index}/product_id");
-        match known.get(&item.product.uuid()) {
+        match currencies.get(&item.product.uuid()).copied().flatten() {
             None => Some(Problem::field(Code::ProductNotFound, pointer, "the product is not for sale")),
             Some(theirs) if theirs != currency => {
                 let detail = format!("the product is priced in {theirs}");
