@@ -1,8 +1,10 @@
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use souk_gateway::bench::report::Report;
+use souk_proto::topic::{Direction, Topic};
+use souk_tests::kafka::Kafka;
 use souk_tests::process::{Data, binary};
 use souk_tests::souk::Souk;
 use sqlx::{Connection, PgConnection, Row};
@@ -105,5 +107,39 @@ fn the_bench_refuses_what_it_cannot_do_before_it_starts_anything() -> Result<()>
     ensure!(code == Some(1) && text.contains("read /nowhere/old.json"), "{text}");
     let (code, text) = run(&["--url", "https://example.com"])?;
     ensure!(code == Some(2) && text.contains("does not begin with http://"), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn with_kafka_and_without_it_are_measured_side_by_side() -> Result<()> {
+    let Some(kafka) = Kafka::shared("the bench with Kafka").await? else { return Ok(()) };
+    let data = Data::new("bench-kafka")?;
+    let json = data.path().join("report.json");
+    let mut bench = Command::new(binary()?);
+    bench.args(["bench", "--scenario", "hot-8", "--seconds", "2", "--no-baselines", "--kafka"]);
+    bench.arg(&kafka.addresses).arg("--json").arg(&json).arg("--data").arg(data.path());
+    let child = bench.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let prefix = format!("bench-{}-", child.id());
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await??;
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    ensure!(output.status.success() && text.contains("with Kafka"), "{text}");
+
+    let report = Report::read(&json)?;
+    let measured = report.scenario("hot-8").expect("measured");
+    let ([without], [with]) = (&measured.souk[..], &measured.with_kafka[..]) else {
+        panic!("one run each: {measured:?}")
+    };
+    ensure!(without.cost.records.is_none() && without.relay_lag_s.is_none(), "{without:?}");
+    ensure!(with.relay_lag_s.is_some() && with.outcomes.trouble().is_empty(), "{with:?}");
+    let audits = [&report.audit, &report.audit_with_kafka].map(|audit| audit.as_ref().expect("audited"));
+    ensure!(audits.iter().all(|audit| audit.violations.is_empty()), "{audits:?}");
+
+    // Everything that was counted is there: eight records of each purchase, those of the warm-up too.
+    let topics = Topic::ALL.into_iter().filter(|topic| topic.direction() == Direction::Out);
+    let records = kafka.read(topics.map(|topic| format!("{prefix}{}", topic.name())).collect()).await?;
+    let of_purchases = records.iter().filter(|record| !record.topic.ends_with("send-register-email")).count();
+    assert_eq!(of_purchases as u64, 8 * audits[1].completed);
+    let each = with.cost.records.expect("counted");
+    ensure!((7.5..8.5).contains(&each), "{each} records of a purchase");
     Ok(())
 }
