@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -11,7 +12,6 @@ use souk_gateway::bridge::operate::{DeadLetters, Relays};
 use souk_gateway::node::Node;
 use souk_gateway::{bridge, operate, telemetry, verify};
 use souk_persistence::embedded::{Embedded, EmbeddedSettings};
-use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -201,8 +201,11 @@ fn bench(options: souk_gateway::bench::options::Options) -> Result<()> {
     runtime.block_on(souk_gateway::bench::run(options))
 }
 
-/// Logs, TLS and threads.
-fn runtime(settings: &Settings) -> Result<Runtime> {
+/// At the end of a process calls that nobody waits for are waited for so long.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Runs a task, with logs, TLS and threads.
+fn run<T>(settings: &Settings, task: impl Future<Output = Result<T>>) -> Result<T> {
     telemetry::log(&settings.log.filter, settings.log.format)?;
     // Two providers in a graph make rustls panic at first use; there is one, and it is named all the same.
     rustls::crypto::aws_lc_rs::default_provider()
@@ -212,7 +215,11 @@ fn runtime(settings: &Settings) -> Result<Runtime> {
         0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
         threads => threads,
     };
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?)
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let done = runtime.block_on(task);
+    // A call of the Kafka client waits for brokers that are away, and nobody waits for it any more.
+    runtime.shutdown_timeout(LINGER);
+    done
 }
 
 /// Resolves, each time it is asked, with the next signal to end.
@@ -228,7 +235,7 @@ fn signals() -> Result<impl AsyncFnMut()> {
 }
 
 fn check(settings: &Settings, json: bool) -> Result<ExitCode> {
-    runtime(settings)?.block_on(async {
+    run(settings, async {
         let mut next = signals()?;
         let verified = verify::verify(settings, next()).await?;
         match &verified {
@@ -247,7 +254,7 @@ fn until_interrupted(
     settings: &Settings,
     task: impl AsyncFnOnce(&Settings) -> Result<()>,
 ) -> Result<ExitCode> {
-    runtime(settings)?.block_on(async {
+    run(settings, async {
         let mut next = signals()?;
         tokio::select! {
             done = task(settings) => done.map(|()| ExitCode::SUCCESS),
@@ -257,7 +264,7 @@ fn until_interrupted(
 }
 
 fn relay(settings: &Settings, verb: Relays) -> Result<ExitCode> {
-    runtime(settings)?.block_on(async {
+    run(settings, async {
         let mut next = signals()?;
         let done = verify::visit(settings, next(), async |urls| bridge::operate::relays(&urls, verb).await);
         if done.await?.is_none() {
@@ -268,7 +275,7 @@ fn relay(settings: &Settings, verb: Relays) -> Result<ExitCode> {
 }
 
 fn postgres(settings: &Settings) -> Result<ExitCode> {
-    runtime(settings)?.block_on(async {
+    run(settings, async {
         let mut next = signals()?;
         let embedded =
             EmbeddedSettings { data: settings.data.clone(), binaries: settings.database.binaries.clone() };
@@ -281,9 +288,8 @@ fn postgres(settings: &Settings) -> Result<ExitCode> {
 }
 
 fn serve(settings: Settings) -> Result<()> {
-    let runtime = runtime(&settings)?;
     let metrics = telemetry::record()?;
-    runtime.block_on(async {
+    run(&settings.clone(), async {
         let mut next = signals()?;
         let data = settings.data.clone();
         let node = tokio::select! {
