@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 use souk_tests::cluster::{counted, free_address};
 use souk_tests::kafka::{Kafka, Secure};
-use souk_tests::process::{Data, Process};
+use souk_tests::process::{Data, Process, binary};
 use souk_tests::shopper::Shopper;
+use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::{Heard, heard, told, until};
@@ -44,6 +46,19 @@ async fn a_node_whose_kafka_never_answers_serves_and_stops_as_always() -> Result
     until("what is not told is seen to grow", async || Ok(counted(&node.url, lag).await? > 2.0)).await?;
     let took = stops_in_time(node).await?;
     println!("a node whose Kafka never answers stops in {took:.1?}");
+
+    // What was not told is kept, until somebody says that nobody will be told.
+    let begun = async |verb: &str| {
+        let mut relay = Command::new(binary()?);
+        let output = relay.args(["relay", verb, "--data"]).arg(data.path()).output().await?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let relays: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+        ensure!(relays.iter().all(|relay| relay["ahead"] == false), "{relays:?}");
+        Ok(relays.iter().map(|relay| relay["has_begun"] == true).collect::<Vec<_>>())
+    };
+    assert_eq!(begun("status").await?, [true, true]);
+    assert_eq!(begun("end").await?, [false, false]);
+    assert_eq!(begun("status").await?, [false, false]);
     Ok(())
 }
 
