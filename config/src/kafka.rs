@@ -94,7 +94,7 @@ impl Kafka {
     }
 
     /// Keys, what they must be, and whether they are.
-    pub(crate) fn checks(&self) -> [(&'static str, &'static str, bool); 17] {
+    pub(crate) fn checks(&self) -> [(&'static str, &'static str, bool); 19] {
         let uses_sasl = matches!(self.security, Security::SaslPlaintext | Security::SaslTls);
         let are_keys = |keys: &BTreeMap<String, Secret>| keys.values().all(|key| key.reveal().len() >= 32);
         let can_answer = |participant: &str, signers: &BTreeMap<String, Secret>| {
@@ -114,6 +114,19 @@ impl Kafka {
                 "kafka.security",
                 "sasl_plaintext or sasl_tls where kafka.username or kafka.password is set: they would not be shown",
                 uses_sasl || (self.username.is_none() && self.password.is_none()),
+            ),
+            (
+                "kafka.brokers",
+                "host:port,host:port, or not set",
+                self.brokers.as_ref().is_none_or(|brokers| brokers.split(',').all(|one| one.contains(':'))),
+            ),
+            (
+                "kafka.tls_authority",
+                "a file, as kafka.tls_certificate and kafka.tls_key are",
+                [&self.tls_authority, &self.tls_certificate, &self.tls_key]
+                    .into_iter()
+                    .flatten()
+                    .all(|path| path.is_file()),
             ),
             (
                 "kafka.tls_certificate",
@@ -154,7 +167,8 @@ impl Kafka {
                 can_answer("payment", &self.payment_signers),
             ),
             ("kafka.consumer_in_flight", "1 to 10000", (1..=10_000).contains(&self.consumer_in_flight)),
-            ("kafka.consumer_silence_ms", "1000 or more", self.consumer_silence_ms >= 1_000),
+            // Whether it is behind is known every five seconds.
+            ("kafka.consumer_silence_ms", "10000 or more", self.consumer_silence_ms >= 10_000),
         ]
     }
 }
@@ -216,6 +230,10 @@ mod tests {
         let signers = signers("shopfront", "short");
         let short = Kafka { purchase_signers: signers.clone(), payment_signers: signers, ..Kafka::default() };
         assert_eq!(broken(&short), ["kafka.purchase_signers", "kafka.payment_signers"]);
+        let nowhere = Kafka { brokers: Some(String::new()), ..Kafka::default() };
+        assert_eq!(broken(&nowhere), ["kafka.brokers"]);
+        let unread = Kafka { tls_authority: Some("/nowhere/ca.pem".into()), ..Kafka::default() };
+        assert_eq!(broken(&unread), ["kafka.tls_authority"]);
         let hasty = Kafka { relay_interval_ms: 0, consumer_silence_ms: 999, ..Kafka::default() };
         assert_eq!(broken(&hasty), ["kafka.relay_interval_ms", "kafka.consumer_silence_ms"]);
     }

@@ -45,6 +45,8 @@ const SERVICES: [Service; 2] = [Service::Order, Service::Account];
 const PAGE: i64 = 1_000;
 const AGAIN_FIRST: Duration = Duration::from_millis(500);
 const AGAIN_LAST: Duration = Duration::from_secs(10);
+/// So often it is seen to that none is missing.
+const MADE_AGAIN: Duration = Duration::from_secs(60);
 /// What cannot be processed is kept for so long, in milliseconds: 90 days.
 const DEAD_LETTERS_KEPT: &str = "7776000000";
 /// What happened last is told within this time, or by the next start.
@@ -79,8 +81,11 @@ impl Bridge {
         let reading = Reading::start(settings, brokers.clone(), app, are_made);
         let mut relays = JoinSet::new();
         relays.spawn(async move {
-            make_until_made(&brokers, &topics).await;
-            made.send_replace(true);
+            loop {
+                make_until_made(&brokers, &topics).await;
+                made.send_replace(true);
+                tokio::time::sleep(MADE_AGAIN).await;
+            }
         });
         relays.spawn(join_all(each.into_iter().map(Relay::run)).map(drop));
         Some(Self { reading, relays, interval })

@@ -20,7 +20,7 @@ pub use consumer::{ConsumerSettings, Handler, KafkaConsumer};
 pub use incoming::Incoming;
 pub use publisher::{KafkaPublisher, is_too_large};
 pub use rdkafka::error::KafkaError;
-pub use reader::{fold_back, read_back, read_one};
+pub use reader::{fold_back, read_back, read_places};
 pub use topics::{NewTopic, TopicsError, make_topics};
 
 /// Where brokers are and how they are spoken with.

@@ -156,7 +156,10 @@ impl Purchase<'_> {
             if let Some(attention) = &view.attention {
                 return Err(format!("needs a person since {}: {}", attention.since, attention.detail));
             }
+            // Somebody outside is asked again later.
+            let waits = |now| !outcomes.outside.is_nobody() && owed.is_some_and(|owed| owed > now);
             match moment {
+                Moment::AtRest(now) if waits(now) => {}
                 Moment::AtRest(_) if view.status == Status::Pending => return Err("is pending".to_owned()),
                 Moment::AtRest(_) if !view.at_rest => return Err("is still being undone".to_owned()),
                 Moment::AtRest(now) => {

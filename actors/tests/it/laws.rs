@@ -12,6 +12,7 @@ use souk_actors::laws::{Booked, Books, Law, Moment, Report, check, check_again};
 use souk_actors::order::{self, Accepted, Item, Order, Place};
 use souk_actors::payment::{self, Payment};
 use souk_actors::product::{self, Facts, Hold, Product};
+use souk_actors::saga::Direction;
 use souk_actors::{Clock, Id, Journals, Pace, Places, Shop, Slot, Timestamp};
 use souk_persistence::journal::{Committed, Journal, Row, Scanned};
 use souk_persistence::memory::MemoryJournal;
@@ -316,6 +317,34 @@ async fn a_purchase_that_does_not_end_is_seen() {
     let report = sold.look(Moment::Live(at + Duration::from_secs(70))).await;
     assert!(report.holds() && report.purchases.pending == 1, "{report}");
     let report = sold.look(Moment::Live(at + Duration::from_secs(71))).await;
+    assert_eq!(report.broken(), vec![Law::EveryPurchaseEnds], "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_outside_may_be_waited_for_until_they_are_to_be_asked_again() {
+    let sold = Sold::open().await;
+    let id = Id::<Order>::fresh(sold.clock.now(), Slot::random());
+    // Before the row: it was accepted, and then asked.
+    let at = Timestamp::from_micros(1_700_000_000_000_000);
+    let accepted = Accepted {
+        definition: order::DEFINITION,
+        customer: customer(),
+        items: vec![Item { product: sold.shoes, quantity: 1 }],
+        currency: "VND".parse().expect("in ISO 4217"),
+        token: None,
+        fingerprint: None,
+        at,
+        reserve_by: at + Duration::from_secs(10),
+        outside: order::Outside { inventory: true, payment: false },
+        trace: None,
+    };
+    let asked = order::Event::Asked { step: 0, direction: Direction::Forward, attempt: 1 };
+    let row = row::<Order>(&sold.order, id.uuid(), vec![order::Event::Accepted(accepted), asked]).await;
+    let owed = row.at + Duration::from_secs(2);
+    commit(&sold.order, Row { owed: Some(owed), ..row }).await;
+    let report = sold.look(Moment::AtRest(owed - Duration::from_secs(1))).await;
+    assert!(report.holds() && report.purchases.pending == 1, "{report}");
+    let report = sold.look(Moment::AtRest(owed)).await;
     assert_eq!(report.broken(), vec![Law::EveryPurchaseEnds], "{report}");
 }
 

@@ -1,6 +1,7 @@
 //! `souk dlq` and `souk relay`: what could not be processed, and how far Kafka has been told. They speak with Kafka and with
 //! the databases, so they work whichever nodes are up. Tables on a terminal, JSON otherwise.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,14 +11,18 @@ use souk_config::Settings;
 use souk_persistence::databases::{DatabaseUrls, places};
 use souk_persistence::relay::{Outbox, Standing};
 
-use super::dead_letters::listing::{DeadLetter, ListedLetter, ShownLetter};
-use super::dead_letters::replay::{Answers, is_believed};
+use super::dead_letters::listing::{DeadLetter, ListedLetter, ShownLetter, Wanted, Which};
+use super::dead_letters::replay::Answers;
 use super::dead_letters::{LetterId, letter_id};
 use super::queue::{NotReplayed, Queue};
 use super::{CONSUMER, SERVICES};
 use crate::bench::text::columns;
 use crate::operate::show;
 
+/// So many letters are listed, unless more are asked for.
+const LISTED: u32 = 1_000;
+/// So many are put back by one command.
+const ALL: usize = 100_000;
 /// So many letters are put back at once.
 const AT_ONCE: usize = 1_000;
 
@@ -29,6 +34,12 @@ pub enum DeadLetters {
         /// Those that were put back too
         #[arg(long)]
         all: bool,
+        /// Only those with this code
+        #[arg(long)]
+        code: Option<String>,
+        /// At most so many, the oldest
+        #[arg(long, default_value_t = LISTED, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        limit: u32,
     },
     /// One of them, with its headers and its body.
     Show {
@@ -76,7 +87,15 @@ fn named(id: &str) -> Result<LetterId, String> {
 pub async fn dead_letters(settings: &Settings, verb: DeadLetters) -> Result<()> {
     let queue = Queue::new(&settings.kafka).context("no brokers are named: set SOUK__KAFKA__BROKERS")?;
     match verb {
-        DeadLetters::List { all } => show(queue.list(all).await?.as_slice(), table),
+        DeadLetters::List { all, code, limit } => {
+            let which = code.map_or(Which::Any, Which::Code);
+            let wanted = Wanted { with_replayed: all, which, after: None, limit: limit as usize };
+            let listing = queue.list(wanted).await?;
+            if listing.has_more {
+                eprintln!("These are the oldest {limit}; there are more: --limit, --code");
+            }
+            show(listing.letters().as_slice(), table)
+        }
         DeadLetters::Show { id } => {
             let letter = queue.find(id).await?;
             show(&letter.with_context(|| format!("there is no dead letter {}/{}", id.0, id.1))?, whole)
@@ -85,23 +104,22 @@ pub async fn dead_letters(settings: &Settings, verb: DeadLetters) -> Result<()> 
     }
 }
 
-async fn put_back(queue: &Queue, Replay { mut ids, all, code, body }: Replay) -> Result<()> {
+async fn put_back(queue: &Queue, Replay { ids, all, code, body }: Replay) -> Result<()> {
     let body = body.map(|path| std::fs::read(&path).with_context(|| format!("read {}", path.display())));
     let body = body.transpose()?;
     ensure!(body.is_none() || ids.len() == 1, "--body is for one record");
     let answers = if all && code.is_none() { Answers::Source } else { Answers::Operator };
-    let mut left_out = 0;
+    let (mut wanted, mut left_out, mut has_more) = (BTreeSet::from_iter(ids), 0, false);
     if all {
-        // A part of one cannot be put back without somebody who completes it.
-        let is_wanted = |letter: &DeadLetter| {
-            letter.cut.is_none()
-                && code.as_ref().map_or_else(|| is_believed(&letter.code), |code| *code == letter.code)
-        };
-        let letters = queue.list(false).await?;
-        let wanted = letters.iter().filter(|listed| is_wanted(&listed.letter));
-        ids = wanted.filter_map(|listed| letter_id(&listed.letter.id)).collect();
-        left_out = letters.len() - ids.len();
+        let which = code.map_or(Which::Playable, Which::Code);
+        let listing = queue.list(Wanted { with_replayed: false, which, after: None, limit: ALL }).await?;
+        (left_out, has_more) = (listing.left_out, listing.has_more);
+        // Of what was cut a part cannot be put back without somebody who completes it.
+        let whole = listing.letters().into_iter().map(|listed| listed.letter);
+        wanted =
+            whole.filter(|letter| letter.cut.is_none()).filter_map(|letter| letter_id(&letter.id)).collect();
     }
+    let ids: Vec<_> = wanted.into_iter().collect();
     for (part, some) in ids.chunks(AT_ONCE).enumerate() {
         if let Err(NotReplayed { id: (partition, offset), why }) =
             queue.replay(some, body.as_deref(), answers).await?
@@ -110,6 +128,9 @@ async fn put_back(queue: &Queue, Replay { mut ids, all, code, body }: Replay) ->
         }
     }
     println!("{} put back, {left_out} left out", ids.len());
+    if has_more {
+        println!("There are more: say it again.");
+    }
     Ok(())
 }
 
@@ -124,15 +145,20 @@ fn rows<'a>(letters: impl Iterator<Item = (&'a DeadLetter, Option<&'a String>)>)
         let since = replayed_at.map(|at| format!("put back {at}"));
         vec![
             letter.id.clone(),
-            letter.code.clone(),
-            letter.topic.clone(),
-            letter.source.clone().unwrap_or_default(),
-            letter.record_id.clone().unwrap_or_default(),
-            since.unwrap_or_else(|| letter.at.clone()),
-            letter.detail.clone(),
+            plain(&letter.code),
+            plain(&letter.topic),
+            plain(letter.source.as_deref().unwrap_or_default()),
+            plain(letter.record_id.as_deref().unwrap_or_default()),
+            plain(since.as_ref().unwrap_or(&letter.at)),
+            plain(&letter.detail),
         ]
     }));
     columns(&rows)
+}
+
+/// What strangers wrote does nothing to a terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn whole(ShownLetter { letter, headers, body }: &ShownLetter) -> String {
@@ -142,9 +168,10 @@ fn whole(ShownLetter { letter, headers, body }: &ShownLetter) -> String {
     }
     text.push('\n');
     for (name, value) in headers {
-        text.push_str(&format!("{name}: {value}\n"));
+        text.push_str(&format!("{}: {}\n", plain(name), plain(value)));
     }
-    text.push_str(&format!("\n{body}\n"));
+    text.push('\n');
+    body.lines().for_each(|line| text.push_str(&format!("{}\n", plain(line))));
     text
 }
 
@@ -198,7 +225,7 @@ pub async fn relays(urls: &DatabaseUrls, verb: Relays) -> Result<()> {
                 format!("{:.1} s", status.lag_seconds),
                 format!("{:.1} s", status.held_seconds),
                 match (status.has_begun, status.ahead) {
-                    (false, _) => "nothing was ever told",
+                    (false, _) => "no cursor: nothing is told",
                     (true, true) => "stopped: souk relay reset",
                     (true, false) => "",
                 }

@@ -1,23 +1,20 @@
 //! The queue of dead letters, as operators see it: on the command line and over HTTP.
 
-use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use souk_actors::Clock;
 use souk_config::Kafka;
-use souk_persistence::kafka::{Brokers, Incoming, KafkaPublisher, fold_back, read_one};
+use souk_persistence::kafka::{Brokers, KafkaPublisher, fold_back, read_places};
 use souk_persistence::relay::Publisher;
 use souk_proto::topic::Topic;
 use tokio::sync::Mutex;
 
 use super::brokers;
 use super::dead_letters::LetterId;
-use super::dead_letters::listing::{ListedLetter, Listing, ShownLetter, shown};
+use super::dead_letters::listing::{Listing, Marks, ShownLetter, Wanted, shown};
 use super::dead_letters::replay::{Answers, Unplayable, replay};
 use super::trust::Trust;
-
-/// The newest records of the queue that are looked at, marks of what was put back among them.
-pub const LOOKED_AT: u32 = 50_000;
 
 /// The queue.
 pub struct Queue {
@@ -26,8 +23,8 @@ pub struct Queue {
     prefix: String,
     topic: String,
     trust: Trust,
-    /// All of it is read by one at a time, whoever asks how often.
-    reading: Mutex<()>,
+    /// All of it is read by one at a time, whoever asks how often, and also where nobody waits for it any more.
+    reading: Arc<Mutex<()>>,
 }
 
 /// A letter that cannot be put back.
@@ -49,24 +46,26 @@ impl Queue {
             prefix: settings.prefix.clone(),
             topic: format!("{}{}", settings.prefix, Topic::DeadLetterQueue.name()),
             trust: Trust::new(settings),
-            reading: Mutex::new(()),
+            reading: Arc::default(),
         })
     }
 
-    /// Letters, oldest first; those that were put back only if they are asked for too.
-    pub async fn list(&self, with_replayed: bool) -> Result<Vec<ListedLetter>> {
-        let _reading = self.reading.lock().await;
+    /// Letters, oldest first. The queue is read twice: what was put back is written behind it.
+    pub async fn list(&self, wanted: Wanted) -> Result<Listing> {
+        let reading = Arc::clone(&self.reading).lock_owned().await;
         let (brokers, topic) = (&self.brokers, &self.topic);
-        let listing = fold_back(brokers, topic, LOOKED_AT, Listing::default(), Listing::hear);
-        let listing = listing.await.context("read the queue")?;
-        // To put so many in order is more than a moment.
-        Ok(tokio::task::spawn_blocking(move || listing.letters(with_replayed)).await?)
+        let marks =
+            fold_back(brokers, topic, (reading, Marks::default()), |(_, marks), record| marks.hear(record));
+        let (reading, marks) = marks.await.context("read the queue")?;
+        let listing = (reading, Listing::new(wanted, marks));
+        let listing = fold_back(brokers, topic, listing, |(_, listing), record| listing.hear(record));
+        Ok(listing.await.context("read the queue")?.1)
     }
 
     /// One letter; `None`: there is none.
     pub async fn find(&self, id: LetterId) -> Result<Option<ShownLetter>> {
-        let record = read_one(&self.brokers, &self.topic, id).await.context("read the queue")?;
-        Ok(record.as_ref().and_then(shown))
+        let records = read_places(&self.brokers, &self.topic, &[id]).await.context("read the queue")?;
+        Ok(records.get(&id).and_then(shown))
     }
 
     /// Puts letters back on their topics, one of them perhaps with another body: all, or none where one cannot be, which
@@ -77,7 +76,7 @@ impl Queue {
         body: Option<&[u8]>,
         answers: Answers,
     ) -> Result<Result<(), NotReplayed>> {
-        let records = self.records(ids).await.context("read the queue")?;
+        let records = read_places(&self.brokers, &self.topic, ids).await.context("read the queue")?;
         let (mut back, mut marks) = (Vec::new(), Vec::new());
         for id in ids {
             let replayed = records.get(id).ok_or(Unplayable::Missing).and_then(|record| {
@@ -96,25 +95,5 @@ impl Queue {
         self.publisher.publish(back).await?;
         self.publisher.publish(marks).await?;
         Ok(Ok(()))
-    }
-
-    async fn records(&self, ids: &[LetterId]) -> Result<HashMap<LetterId, Incoming>> {
-        let (brokers, topic) = (&self.brokers, &self.topic);
-        if let [one] = ids {
-            return Ok(read_one(brokers, topic, *one)
-                .await?
-                .map(|record| (*one, record))
-                .into_iter()
-                .collect());
-        }
-        let _reading = self.reading.lock().await;
-        let wanted: HashSet<LetterId> = ids.iter().copied().collect();
-        let take = move |records: &mut HashMap<_, _>, record: Incoming| {
-            let id = (record.partition, record.offset);
-            if wanted.contains(&id) {
-                records.insert(id, record);
-            }
-        };
-        Ok(fold_back(brokers, topic, LOOKED_AT, HashMap::new(), take).await?)
     }
 }

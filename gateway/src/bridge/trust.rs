@@ -152,8 +152,12 @@ impl Trust {
         }
     }
 
-    /// As a source would sign that says something by this right; `None`: no key of it is known.
+    /// As a source would sign that says something by this right; `None`: no key of it is known, or it could mean something
+    /// else too: a line feed in a name is where the next part begins.
     pub fn sign(&self, right: Right, source: &str, id: &str, body: &[u8]) -> Option<String> {
+        if !is_name(source, SOURCE_MAX) || !is_name(id, ID_MAX) {
+            return None;
+        }
         let (_, _, key) = self.keys.iter().find(|(known, of, _)| *known == right && of == source)?;
         let mac = self.mac(right, key, (source, id), body)?.finalize().into_bytes();
         let digits: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -170,13 +174,14 @@ impl Trust {
     }
 }
 
-/// A header that names something: printable, and not too long.
+/// Printable, and not too long.
+fn is_name(text: &str, max: usize) -> bool {
+    (1..=max).contains(&text.len()) && !text.chars().any(|c| c.is_control() || c.is_whitespace())
+}
+
+/// A header that names something.
 fn named<'a>(record: &'a Incoming, header: &'static str, max: usize) -> Result<&'a str, Cause> {
-    let value = record.header(header);
-    let is_name = |value: &&str| {
-        (1..=max).contains(&value.len()) && !value.chars().any(|c| c.is_control() || c.is_whitespace())
-    };
-    value.filter(is_name).ok_or_else(|| {
+    record.header(header).filter(|value| is_name(value, max)).ok_or_else(|| {
         let detail = format!("the header {header} must be 1 to {max} bytes without white space");
         Cause::new("invalid_header", detail)
     })
@@ -210,6 +215,14 @@ mod tests {
     fn record(headers: &[(&str, &str)]) -> Incoming {
         let headers = headers.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec()));
         Incoming { headers: headers.collect(), body: b"{}".to_vec(), ..Incoming::default() }
+    }
+
+    #[test]
+    fn nothing_is_signed_that_could_mean_something_else() {
+        let sign = |id: &str, body: &str| trust("").sign(Right::Purchase, "shopfront", id, body.as_bytes());
+        assert!(sign("42", "{\"a\":1}").is_some());
+        assert_eq!(sign("42\n{\"a\":", "1}"), None, "it would be signed as the one before");
+        assert_eq!((sign("", "{}"), sign(&"x".repeat(201), "{}")), (None, None));
     }
 
     fn code(trust: &Trust, headers: &[(&str, &str)]) -> &'static str {

@@ -1,5 +1,7 @@
 //! Records of Kafka that could not be processed: listed, shown, put back. `souk dlq` does the same on the command line.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use base64::Engine;
@@ -12,9 +14,9 @@ use utoipa_axum::routes;
 use super::Operator;
 use crate::app::App;
 use crate::body::Body;
-use crate::bridge::dead_letters::listing::{ListedLetter, ShownLetter};
+use crate::bridge::dead_letters::letter_id;
+use crate::bridge::dead_letters::listing::{ListedLetter, Rank, ShownLetter, Wanted, Which};
 use crate::bridge::dead_letters::replay::{Answers, Unplayable};
-use crate::bridge::dead_letters::{LetterId, letter_id};
 use crate::bridge::queue::{NotReplayed, Queue};
 use crate::params::Query;
 use crate::problem::{Code, Problem};
@@ -44,6 +46,8 @@ struct DeadLetters {
 struct Part {
     limit: Option<String>,
     cursor: Option<String>,
+    code: Option<String>,
+    replayed: Option<String>,
 }
 
 /// Which are to be put back on their topics.
@@ -74,12 +78,14 @@ fn unavailable(error: anyhow::Error) -> Problem {
 
 /// Records that could not be processed and were not put back yet.
 #[utoipa::path(get, path = "/admin/dead-letters", tag = "operators", security(("operator" = [])),
-    params(("limit" = Option<usize>, Query), ("cursor" = Option<String>, Query)),
+    params(("limit" = Option<usize>, Query, minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query),
+        ("code" = Option<String>, Query, description = "only those with this code"),
+        ("replayed" = Option<bool>, Query, description = "those that were put back too")),
     responses((status = 200, body = DeadLetters)))]
 async fn list(
     State(app): State<App>,
     _: Operator,
-    Query(Part { limit, cursor }): Query<Part>,
+    Query(Part { limit, cursor, code, replayed }): Query<Part>,
 ) -> Result<Json<DeadLetters>, Problem> {
     let limit = match limit.as_deref().map(str::parse) {
         None => LISTED_DEFAULT,
@@ -88,30 +94,37 @@ async fn list(
     };
     let wrong = || Problem::new(Code::InvalidQuery, "the cursor is not one of ours");
     let after = cursor.as_deref().map(|cursor| open_cursor(cursor).ok_or_else(wrong)).transpose()?;
-    let letters = queue(&app)?.list(false).await.map_err(unavailable)?;
-    Ok(Json(part_of(letters, limit, after)))
+    let which = code.map_or(Which::Any, Which::Code);
+    let with_replayed = match replayed.as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(Problem::new(Code::InvalidQuery, "replayed is true or false")),
+    };
+    let wanted = Wanted { with_replayed, which: which.clone(), after, limit };
+    let listing = queue(&app)?.list(wanted).await.map_err(unavailable)?;
+    let has_more = listing.has_more;
+    let items = listing.letters();
+    let next = items.last().filter(|_| has_more).map(|last| next(limit, with_replayed, &which, &last.rank()));
+    Ok(Json(DeadLetters { items, next }))
 }
 
-fn part_of(mut items: Vec<ListedLetter>, limit: usize, after: Option<(String, LetterId)>) -> DeadLetters {
-    if let Some((at, id)) = &after {
-        let seen = items.partition_point(|letter| letter.rank() <= (at.as_str(), *id));
-        items.drain(..seen);
-    }
-    let has_more = items.len() > limit;
-    items.truncate(limit);
-    let next = items
-        .last()
-        .filter(|_| has_more)
-        .map(|last| format!("/api/v1/admin/dead-letters?limit={limit}&cursor={}", seal_cursor(last)));
-    DeadLetters { items, next }
+/// Where the next part is. A code is the shop's own or the cursor's asker's: what is no word is not repeated.
+fn next(limit: usize, with_replayed: bool, which: &Which, last: &Rank) -> String {
+    let code = match which {
+        Which::Code(code) => {
+            format!("&code={}", code.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', ""))
+        }
+        Which::Any | Which::Playable => String::new(),
+    };
+    let replayed = if with_replayed { "&replayed=true" } else { "" };
+    format!("/api/v1/admin/dead-letters?limit={limit}{code}{replayed}&cursor={}", seal_cursor(last))
 }
 
-fn seal_cursor(last: &ListedLetter) -> String {
-    let (at, (partition, offset)) = last.rank();
+fn seal_cursor((at, (partition, offset)): &Rank) -> String {
     URL_SAFE_NO_PAD.encode(format!("{partition}/{offset} {at}"))
 }
 
-fn open_cursor(text: &str) -> Option<(String, LetterId)> {
+fn open_cursor(text: &str) -> Option<Rank> {
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
     let (id, at) = text.split_once(' ')?;
     Some((at.to_owned(), letter_id(id)?))
@@ -146,7 +159,7 @@ async fn replay(State(app): State<App>, _: Operator, body: Body<Replay>) -> Resu
     let wrong =
         |id: &String| Problem::field(Code::InvalidId, "/ids", format!("{id:?} is not partition/offset"));
     let places = ids.iter().map(|id| letter_id(id).ok_or_else(|| wrong(id)));
-    let places = places.collect::<Result<Vec<_>, _>>()?;
+    let places: Vec<_> = places.collect::<Result<BTreeSet<_>, _>>()?.into_iter().collect();
     let body = body.as_ref().map(String::as_bytes);
     let replayed = queue.replay(&places, body, Answers::Operator).await.map_err(unavailable)?;
     replayed.map_err(refused)?;
@@ -165,37 +178,14 @@ fn refused(NotReplayed { id: (partition, offset), why }: NotReplayed) -> Problem
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bridge::dead_letters::listing::DeadLetter;
-
-    fn listed(at: &str, id: &str) -> ListedLetter {
-        let text = || "x".to_owned();
-        let letter = DeadLetter {
-            id: id.to_owned(),
-            topic: text(),
-            place: text(),
-            code: text(),
-            detail: text(),
-            at: at.to_owned(),
-            source: None,
-            record_id: None,
-            cut: None,
-        };
-        ListedLetter { letter, replayed_at: None }
-    }
 
     #[test]
-    fn the_parts_of_a_list_are_all_of_it() {
-        let all = || vec![listed("1", "0/9"), listed("2", "0/10"), listed("2", "1/1"), listed("3", "0/1")];
-        let mut seen = Vec::new();
-        let mut after = None;
-        loop {
-            let DeadLetters { items, next } = part_of(all(), 2, after);
-            seen.extend(items);
-            let Some(next) = next else { break };
-            let (_, cursor) = next.split_once("cursor=").expect("there is one");
-            after = Some(open_cursor(cursor).expect("it opens"));
-        }
-        assert_eq!(seen, all());
+    fn a_cursor_opens_as_it_was_sealed_and_a_forged_one_does_not() {
+        let last = ("2026-01-01T00:00:00Z".to_owned(), (3, 14));
+        let next = next(2, true, &Which::Code("not_believed".to_owned()), &last);
+        assert!(next.contains("limit=2&code=not_believed&replayed=true&cursor="), "{next}");
+        let (_, cursor) = next.split_once("cursor=").expect("there is one");
+        assert_eq!(open_cursor(cursor), Some(last));
         assert_eq!(open_cursor("forged"), None);
     }
 }

@@ -28,6 +28,8 @@ const AGAIN_LAST: Duration = Duration::from_secs(30);
 /// A thread that has not come round for so long hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(60);
 const WATCH_EVERY: Duration = Duration::from_secs(5);
+/// So long the client is not polled while too much is under way.
+const FULL_FOR: Duration = Duration::from_secs(2);
 /// So long records under way may take when it ends.
 const CLOSE_MAX: Duration = Duration::from_secs(4);
 /// The same complaint is not logged again within this time.
@@ -210,11 +212,16 @@ struct Reading<'a> {
     in_flight: usize,
     done: (mpsc::Sender<Place>, mpsc::Receiver<Place>),
     is_paused: bool,
+    /// When less than the most was under way.
+    had_room: Instant,
     heard: Instant,
     complained: Option<Instant>,
 }
 
 fn read(shared: &Arc<Shared>, generation: u64, runtime: &Handle) -> End {
+    if shared.stops.load(Ordering::Acquire) {
+        return End::Stopped;
+    }
     let consumer = match connect(&shared.settings) {
         Ok(consumer) => consumer,
         Err(error) => return End::Failed(error),
@@ -227,6 +234,7 @@ fn read(shared: &Arc<Shared>, generation: u64, runtime: &Handle) -> End {
         in_flight: 0,
         done: mpsc::channel(),
         is_paused: false,
+        had_room: Instant::now(),
         heard: Instant::now(),
         complained: None,
     };
@@ -268,6 +276,14 @@ impl Reading<'_> {
 
     fn turn(&mut self) -> Result<(), KafkaError> {
         self.pace()?;
+        if self.is_full() && !self.is_paused {
+            // Until one of them is done, and no longer.
+            if let Ok(place) = self.done.1.recv_timeout(POLL) {
+                self.ended(place);
+            }
+            self.tell();
+            return Ok(());
+        }
         match self.consumer.poll(POLL) {
             None => {}
             Some(Ok(message)) => {
@@ -286,12 +302,22 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Too much is under way: nothing more is taken until half of it is done. The client is polled nevertheless, or
-    /// the group would take it for dead.
+    fn is_full(&self) -> bool {
+        self.in_flight >= self.shared.settings.in_flight_max
+    }
+
+    /// Nothing of what is under way gets done: nothing more is taken until half of it is. The client is polled meanwhile,
+    /// or the group would take it for dead. Not at once: what it has fetched ahead it fetches anew after a pause.
     fn pace(&mut self) -> Result<(), KafkaError> {
         let max = self.shared.settings.in_flight_max;
         let has_assigned = self.consumer.context().has_assigned.swap(false, Ordering::AcqRel);
-        let should_pause = if self.is_paused { self.in_flight > max / 2 } else { self.in_flight >= max };
+        if !self.is_full() {
+            self.had_room = Instant::now();
+        }
+        let should_pause = match self.is_paused {
+            true => self.in_flight > max / 2,
+            false => self.had_room.elapsed() > FULL_FOR,
+        };
         if should_pause && (!self.is_paused || has_assigned) {
             self.consumer.pause(&self.consumer.assignment()?)?;
         } else if self.is_paused && !should_pause {
@@ -324,6 +350,13 @@ impl Reading<'_> {
         });
     }
 
+    fn ended(&mut self, (topic, partition, offset): Place) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(offsets) = self.offsets.get_mut(&(topic, partition)) {
+            offsets.done(offset);
+        }
+    }
+
     /// Tells the client how far all has had its effect.
     fn tell(&mut self) {
         let revoked = std::mem::take(
@@ -332,11 +365,8 @@ impl Reading<'_> {
         for partition in revoked {
             self.offsets.remove(&partition);
         }
-        while let Ok((topic, partition, offset)) = self.done.1.try_recv() {
-            self.in_flight = self.in_flight.saturating_sub(1);
-            if let Some(offsets) = self.offsets.get_mut(&(topic, partition)) {
-                offsets.done(offset);
-            }
+        while let Ok(place) = self.done.1.try_recv() {
+            self.ended(place);
         }
         for ((topic, partition), offsets) in &mut self.offsets {
             if let Some(offset) = offsets.news()

@@ -1,5 +1,6 @@
 //! Reads a topic back, as far as it goes now, without a group: for whoever looks at it.
 
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -10,47 +11,52 @@ use super::{Brokers, Incoming};
 
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// The newest records of a topic, about `limit` at most; those of a partition in their order. It ends where the topic
-/// ended when this began.
-pub async fn read_back(brokers: &Brokers, topic: &str, limit: u32) -> Result<Vec<Incoming>, KafkaError> {
-    fold_back(brokers, topic, limit, Vec::new(), Vec::push).await
+/// The records of a topic; those of a partition in their order. It ends where the topic ended when this began.
+pub async fn read_back(brokers: &Brokers, topic: &str) -> Result<Vec<Incoming>, KafkaError> {
+    fold_back(brokers, topic, Vec::new(), Vec::push).await
 }
 
 /// The same, for whoever does not keep all of it: each record is taken into what there is, as it is read.
 pub async fn fold_back<T: Send + 'static>(
     brokers: &Brokers,
     topic: &str,
-    limit: u32,
     mut into: T,
     mut take: impl FnMut(&mut T, Incoming) + Send + 'static,
 ) -> Result<T, KafkaError> {
     let (brokers, topic) = (brokers.clone(), topic.to_owned());
     let read = tokio::task::spawn_blocking(move || {
-        read(&brokers, &topic, limit, &mut |record| take(&mut into, record))?;
+        read(&brokers, &topic, &mut |record| take(&mut into, record))?;
         Ok(into)
     });
     read.await.map_err(|_| KafkaError::Canceled)?
 }
 
-/// One record; `None`: there is none at this place.
-pub async fn read_one(
+/// The records at these places, (partition, offset), of those that are there.
+pub async fn read_places(
     brokers: &Brokers,
     topic: &str,
-    (partition, offset): (i32, i64),
-) -> Result<Option<Incoming>, KafkaError> {
-    let (brokers, topic) = (brokers.clone(), topic.to_owned());
+    places: &[(i32, i64)],
+) -> Result<HashMap<(i32, i64), Incoming>, KafkaError> {
+    let (brokers, topic, wanted) =
+        (brokers.clone(), topic.to_owned(), places.iter().copied().collect::<HashSet<_>>());
     let read = tokio::task::spawn_blocking(move || {
         let consumer = consumer(&brokers)?;
-        if !partitions(&consumer, &topic)?.contains(&partition) {
-            return Ok(None);
+        let mut ranges = Vec::new();
+        for partition in partitions(&consumer, &topic)? {
+            let (low, high) = consumer.fetch_watermarks(&topic, partition, ANSWER_MAX)?;
+            let there = wanted.iter().filter(|(of, offset)| *of == partition && (low..high).contains(offset));
+            let offsets: Vec<_> = there.map(|(_, offset)| *offset).collect();
+            if let (Some(first), Some(last)) = (offsets.iter().min(), offsets.iter().max()) {
+                ranges.push((partition, *first, last + 1));
+            }
         }
-        let (low, high) = consumer.fetch_watermarks(&topic, partition, ANSWER_MAX)?;
-        if !(low..high).contains(&offset) {
-            return Ok(None);
-        }
-        let mut found = None;
-        let wanted = [(partition, offset, offset + 1)];
-        pages(&consumer, &topic, &wanted, &mut |record| found = Some(record))?;
+        let mut found = HashMap::new();
+        pages(&consumer, &topic, &ranges, &mut |record| {
+            let place = (record.partition, record.offset);
+            if wanted.contains(&place) {
+                found.insert(place, record);
+            }
+        })?;
         Ok(found)
     });
     read.await.map_err(|_| KafkaError::Canceled)?
@@ -74,20 +80,13 @@ fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>, KafkaErr
     Ok(of_topic.flat_map(|found| found.partitions()).map(|partition| partition.id()).collect())
 }
 
-fn read(
-    brokers: &Brokers,
-    topic: &str,
-    limit: u32,
-    take: &mut dyn FnMut(Incoming),
-) -> Result<(), KafkaError> {
+fn read(brokers: &Brokers, topic: &str, take: &mut dyn FnMut(Incoming)) -> Result<(), KafkaError> {
     let consumer = consumer(brokers)?;
-    let partitions = partitions(&consumer, topic)?;
-    let each = i64::from(limit).div_euclid(partitions.len().max(1) as i64).max(1);
     let mut ranges = Vec::new();
-    for partition in partitions {
+    for partition in partitions(&consumer, topic)? {
         let (low, high) = consumer.fetch_watermarks(topic, partition, ANSWER_MAX)?;
         if low < high {
-            ranges.push((partition, low.max(high - each), high));
+            ranges.push((partition, low, high));
         }
     }
     pages(&consumer, topic, &ranges, take)
@@ -100,6 +99,9 @@ fn pages(
     ranges: &[(i32, i64, i64)],
     take: &mut dyn FnMut(Incoming),
 ) -> Result<(), KafkaError> {
+    if ranges.is_empty() {
+        return Ok(());
+    }
     let mut wanted = TopicPartitionList::new();
     for (partition, from, _) in ranges {
         wanted.add_partition_offset(topic, *partition, Offset::Offset(*from))?;
@@ -118,10 +120,10 @@ fn pages(
         }
         match consumer.poll(Duration::from_millis(100)).transpose()? {
             Some(message) => {
-                heard = Instant::now();
                 let record = Incoming::from(&message);
                 let of = ranges.iter().find(|(partition, _, _)| *partition == record.partition);
                 if of.is_some_and(|(_, from, to)| (*from..*to).contains(&record.offset)) {
+                    heard = Instant::now();
                     take(record);
                 }
             }

@@ -50,7 +50,14 @@ select j.stream, j.version, j.at, j.events::text
 from unnest($1::uuid[], $2::int4[]) as asked(stream, version)
 join journal j on j.stream = asked.stream and j.version < asked.version";
 
-const END: &str = "delete from cursor where consumer = $1";
+/// Nothing, where another connection of this name reads: it would begin anew.
+const END: &str = "
+with others as (
+  select from pg_stat_activity
+  where datname = current_database() and application_name = current_setting('application_name')
+    and pid <> pg_backend_pid()),
+gone as (delete from cursor where consumer = $1 and not exists (select from others) returning 1)
+select exists (select from others), exists (select from gone)";
 
 const ADVANCE: &str = "
 update cursor set xid = $5, stream = $6, version = $7, moved_at = clock_timestamp()
@@ -108,6 +115,9 @@ pub enum OutboxError {
     /// The database does not answer, or refuses.
     #[error("the database does not answer")]
     Unavailable(#[from] sqlx::Error),
+    /// A relay reads it now, and would begin anew.
+    #[error("a relay reads it: stop every node that has brokers first")]
+    InUse,
     /// Nothing is heard of it.
     #[error("the database has said nothing for {ANSWER_MAX:?}")]
     Silent,
@@ -209,8 +219,12 @@ impl Outbox {
     pub async fn end(&mut self) -> Result<bool, OutboxError> {
         let query = sqlx::query(END).bind(self.consumer);
         let connection = self.connection().await?;
-        let ended = answered(query.execute(connection)).await;
-        Ok(self.kept(ended)?.rows_affected() == 1)
+        let ended = answered(query.fetch_one(connection)).await;
+        let row = self.kept(ended)?;
+        if row.try_get(0)? {
+            return Err(OutboxError::InUse);
+        }
+        Ok(row.try_get(1)?)
     }
 
     async fn connection(&mut self) -> Result<&mut PgConnection, OutboxError> {

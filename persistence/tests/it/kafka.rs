@@ -69,7 +69,7 @@ async fn deliver(publisher: &KafkaPublisher, messages: &[Message]) -> usize {
 /// The numbers that are there of each key, in the order in which each was there first.
 async fn heard(mock: &Mock) -> HashMap<String, Vec<usize>> {
     let brokers = Brokers::plain(mock.bootstrap_servers());
-    let records = read_back(&brokers, TOPIC, u32::MAX).await.expect("reads");
+    let records = read_back(&brokers, TOPIC).await.expect("reads");
     let (mut first, mut seen) = (HashMap::<String, Vec<usize>>::new(), HashSet::new());
     for record in records {
         if seen.insert(record.header("ce_id").expect("an id").to_owned()) {

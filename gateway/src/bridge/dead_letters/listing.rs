@@ -1,17 +1,20 @@
 //! Letters as people see them. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 use souk_persistence::kafka::Incoming;
 use utoipa::ToSchema;
 
+use super::replay::is_believed;
 use super::{LetterId, OURS, letter_id, ours};
 
 /// A body and the value of a header are shown up to here.
 const SHOWN_MAX: usize = 4_096;
 /// Of whatever a list shows of a letter: anybody who writes to the queue can write what is no letter of ours.
 const LISTED_MAX: usize = 500;
+/// Of what was put back so much is known: anybody who writes to the queue can write that it was.
+const MARKS_MAX: usize = 1_000_000;
 
 /// A letter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -46,10 +49,13 @@ pub struct ListedLetter {
     pub replayed_at: Option<String>,
 }
 
+/// What letters are listed by: when they were put aside, and their place.
+pub type Rank = (String, LetterId);
+
 impl ListedLetter {
-    /// What letters are listed by: when they were put aside, and their place.
-    pub fn rank(&self) -> (&str, LetterId) {
-        (&self.letter.at, letter_id(&self.letter.id).unwrap_or_default())
+    /// Its place in a list.
+    pub fn rank(&self) -> Rank {
+        (self.letter.at.clone(), letter_id(&self.letter.id).unwrap_or_default())
     }
 }
 
@@ -65,39 +71,103 @@ pub struct ShownLetter {
     pub body: String,
 }
 
-/// What is kept of a queue while it is read, in any order.
-#[derive(Debug, Default)]
-pub struct Listing {
-    letters: Vec<DeadLetter>,
-    /// When each was last put back.
-    replayed: HashMap<LetterId, String>,
+/// Which letters are asked for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Those that were put back too.
+    pub with_replayed: bool,
+    /// Of these.
+    pub which: Which,
+    /// Behind this one.
+    pub after: Option<Rank>,
+    /// At most so many.
+    pub limit: usize,
 }
 
-impl Listing {
-    /// One more of its records.
+/// Which, by their cause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All.
+    Any,
+    /// Those with this code.
+    Code(String),
+    /// Those that can be put back though nobody has named them: their writer was believed, and they are whole.
+    Playable,
+}
+
+impl Which {
+    fn has(&self, letter: &DeadLetter) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Code(code) => *code == letter.code,
+            Self::Playable => letter.cut.is_none() && is_believed(&letter.code),
+        }
+    }
+}
+
+/// When each letter was last put back, as far as is known.
+#[derive(Debug, Default)]
+pub struct Marks(HashMap<LetterId, String>);
+
+impl Marks {
+    /// One more record of the queue.
     pub fn hear(&mut self, record: Incoming) {
-        if let Some(letter) = described(&record) {
-            self.letters.push(letter);
-        } else if let Some(of) = ours(&record, "replayed").and_then(letter_id)
+        if let Some(of) = ours(&record, "replayed").and_then(letter_id)
             && let Some(at) = ours(&record, "at")
+            && (self.0.len() < MARKS_MAX || self.0.contains_key(&of))
         {
-            let last = self.replayed.entry(of).or_default();
+            let last = self.0.entry(of).or_default();
             if at > last.as_str() {
                 *last = listed(at);
             }
         }
     }
+}
 
-    /// Its letters, oldest first; those that were put back only if they are asked for too.
-    pub fn letters(mut self, with_replayed: bool) -> Vec<ListedLetter> {
-        let listed = self.letters.into_iter().map(|letter| {
-            let replayed_at = letter_id(&letter.id).and_then(|id| self.replayed.remove(&id));
-            ListedLetter { letter, replayed_at }
-        });
-        let mut letters: Vec<_> =
-            listed.filter(|listed| with_replayed || listed.replayed_at.is_none()).collect();
-        letters.sort_by(|one, other| one.rank().cmp(&other.rank()));
-        letters
+/// A part of the list.
+#[derive(Debug)]
+pub struct Listing {
+    wanted: Wanted,
+    marks: Marks,
+    letters: BTreeMap<Rank, ListedLetter>,
+    /// There are more behind it.
+    pub has_more: bool,
+    /// How many there are of others than are wanted.
+    pub left_out: u64,
+}
+
+impl Listing {
+    /// Empty. The queue is read for its marks before.
+    pub fn new(wanted: Wanted, marks: Marks) -> Self {
+        Self { wanted, marks, letters: BTreeMap::new(), has_more: false, left_out: 0 }
+    }
+
+    /// One more record of the queue.
+    pub fn hear(&mut self, record: Incoming) {
+        let id = (record.partition, record.offset);
+        let Some(letter) = described(&record) else { return };
+        let replayed_at = self.marks.0.get(&id).cloned();
+        if replayed_at.is_some() && !self.wanted.with_replayed {
+            return;
+        }
+        if !self.wanted.which.has(&letter) {
+            self.left_out += 1;
+            return;
+        }
+        let listed = ListedLetter { letter, replayed_at };
+        let rank = listed.rank();
+        if self.wanted.after.as_ref().is_none_or(|after| *after < rank) {
+            self.letters.insert(rank, listed);
+        }
+        if self.letters.len() > self.wanted.limit {
+            self.letters.pop_last();
+            self.has_more = true;
+        }
+    }
+
+    /// Its letters, oldest first.
+    pub fn letters(self) -> Vec<ListedLetter> {
+        self.letters.into_values().collect()
     }
 }
 
@@ -140,22 +210,60 @@ mod tests {
         Incoming { headers, ..Incoming::default() }
     }
 
-    fn listing(records: impl IntoIterator<Item = Incoming>) -> Listing {
-        let mut listing = Listing::default();
-        records.into_iter().for_each(|record| listing.hear(record));
+    fn listing(records: &[Incoming], wanted: Wanted) -> Listing {
+        let mut marks = Marks::default();
+        records.iter().cloned().for_each(|record| marks.hear(record));
+        let mut listing = Listing::new(wanted, marks);
+        records.iter().cloned().for_each(|record| listing.hear(record));
         listing
+    }
+
+    fn all(with_replayed: bool) -> Wanted {
+        Wanted { with_replayed, which: Which::Any, after: None, limit: 100 }
     }
 
     #[test]
     fn letters_are_listed_in_order_and_say_when_they_were_last_put_back() {
         let marks = [mark("0/1", "2026-02-02"), mark("0/1", "2026-01-01"), mark("0/9", "2026-01-01")];
         let letters = [2, 1, 0].map(|offset| dead(&record(), "unsigned", offset));
-        let queue = || marks.iter().chain(&letters).cloned();
-        let all = listing(queue()).letters(true);
-        let ids: Vec<_> = all.iter().map(|listed| listed.letter.id.as_str()).collect();
+        let queue: Vec<_> = marks.into_iter().chain(letters).collect();
+        let listed = listing(&queue, all(true)).letters();
+        let ids: Vec<_> = listed.iter().map(|listed| listed.letter.id.as_str()).collect();
         assert_eq!(ids, ["0/0", "0/1", "0/2"], "marks are none");
-        assert_eq!(all[1].replayed_at.as_deref(), Some("2026-02-02"));
-        assert_eq!(listing(queue()).letters(false).len(), 2);
+        assert_eq!(listed[1].replayed_at.as_deref(), Some("2026-02-02"));
+        assert_eq!(listing(&queue, all(false)).letters().len(), 2);
+    }
+
+    #[test]
+    fn the_parts_of_a_list_are_all_of_it_however_long_it_is() {
+        let queue: Vec<_> = (0..7).rev().map(|offset| dead(&record(), "unsigned", offset)).collect();
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let part = listing(&queue, Wanted { after, limit: 2, ..all(false) });
+            let has_more = part.has_more;
+            let letters = part.letters();
+            assert!(letters.len() <= 2);
+            after = letters.last().map(ListedLetter::rank);
+            seen.extend(letters.into_iter().map(|listed| listed.letter.id));
+            if !has_more {
+                break;
+            }
+        }
+        assert_eq!(seen, ["0/0", "0/1", "0/2", "0/3", "0/4", "0/5", "0/6"]);
+    }
+
+    #[test]
+    fn a_flood_of_what_nobody_believes_hides_nothing() {
+        let mut queue: Vec<_> = (1..50).map(|offset| dead(&record(), "unsigned", offset)).collect();
+        queue.push(dead(&record(), "invalid_body", 50));
+        queue.push(dead(&Incoming { body: vec![b'x'; 300_000], ..record() }, "body_too_large", 51));
+        let of = |which| {
+            let listing = listing(&queue, Wanted { which, limit: 1, ..all(false) });
+            (listing.left_out, listing.has_more, listing.letters().remove(0).letter.code)
+        };
+        assert_eq!(of(Which::Playable), (50, false, "invalid_body".to_owned()));
+        assert_eq!(of(Which::Code("body_too_large".to_owned())), (50, false, "body_too_large".to_owned()));
+        assert_eq!(of(Which::Any), (0, true, "unsigned".to_owned()));
     }
 
     #[test]
@@ -164,7 +272,7 @@ mod tests {
         large.body = vec![b'x'; 1_000_000];
         large.headers.push(header("souk-dead-letter-code", &"x".repeat(1_000_000)));
         large.headers.push(header("ce_source", &"x".repeat(1_000_000)));
-        let letters = listing([large]).letters(false);
+        let letters = listing(&[large], all(false)).letters();
         assert!(format!("{letters:?}").len() < 3_000);
     }
 }

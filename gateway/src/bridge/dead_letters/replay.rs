@@ -86,7 +86,7 @@ pub fn replay(
 
 #[cfg(test)]
 mod tests {
-    use super::super::listing::Listing;
+    use super::super::listing::{Listing, Marks, Wanted, Which};
     use super::super::tests::{dead, header, queued, record, settings};
     use super::super::{Cause, Room, letter};
     use super::*;
@@ -104,9 +104,12 @@ mod tests {
         let again = queued(&back, 0);
         assert!(Trust::new(&settings()).judge(Topic::Purchase, &again).is_ok(), "it is signed again");
         assert!(!again.headers.iter().any(|(name, _)| name.starts_with(OURS)));
-        let mut listing = Listing::default();
+        let mut marks = Marks::default();
+        [queued(&mark, 8), first.clone()].into_iter().for_each(|record| marks.hear(record));
+        let wanted = Wanted { with_replayed: true, which: Which::Any, after: None, limit: 10 };
+        let mut listing = Listing::new(wanted, marks);
         [queued(&mark, 8), first].into_iter().for_each(|record| listing.hear(record));
-        let letters = listing.letters(true);
+        let letters = listing.letters();
         assert_eq!(letters.len(), 1, "the mark is none");
         assert!(letters[0].replayed_at.is_some());
     }
