@@ -292,12 +292,8 @@ async fn a_view_that_its_history_does_not_lead_to_is_seen() {
     sold.breaks(Law::StateIsItsHistory, id).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_purchase_that_does_not_end_is_seen() {
-    let sold = Sold::open().await;
-    let id = Id::<Order>::fresh(sold.clock.now(), Slot::random());
-    let at = sold.clock.now();
-    let accepted = Accepted {
+fn accepted(sold: &Sold, at: Timestamp, outside: order::Outside) -> Accepted {
+    Accepted {
         definition: order::DEFINITION,
         customer: customer(),
         items: vec![Item { product: sold.shoes, quantity: 1 }],
@@ -306,9 +302,17 @@ async fn a_purchase_that_does_not_end_is_seen() {
         fingerprint: None,
         at,
         reserve_by: at + Duration::from_secs(10),
-        outside: order::Outside::default(),
+        outside,
         trace: None,
-    };
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purchase_that_does_not_end_is_seen() {
+    let sold = Sold::open().await;
+    let id = Id::<Order>::fresh(sold.clock.now(), Slot::random());
+    let at = sold.clock.now();
+    let accepted = accepted(&sold, at, order::Outside::default());
     let row = row::<Order>(&sold.order, id.uuid(), vec![order::Event::Accepted(accepted)]).await;
     commit(&sold.order, Row { owed: Some(at), ..row }).await;
     sold.breaks(Law::EveryPurchaseEnds, id.uuid()).await;
@@ -326,18 +330,7 @@ async fn whoever_is_outside_may_be_waited_for_until_they_are_to_be_asked_again()
     let id = Id::<Order>::fresh(sold.clock.now(), Slot::random());
     // Before the row: it was accepted, and then asked.
     let at = Timestamp::from_micros(1_700_000_000_000_000);
-    let accepted = Accepted {
-        definition: order::DEFINITION,
-        customer: customer(),
-        items: vec![Item { product: sold.shoes, quantity: 1 }],
-        currency: "VND".parse().expect("in ISO 4217"),
-        token: None,
-        fingerprint: None,
-        at,
-        reserve_by: at + Duration::from_secs(10),
-        outside: order::Outside { inventory: true, payment: false },
-        trace: None,
-    };
+    let accepted = accepted(&sold, at, order::Outside { inventory: true, payment: false });
     let asked = order::Event::Asked { step: 0, direction: Direction::Forward, attempt: 1 };
     let row = row::<Order>(&sold.order, id.uuid(), vec![order::Event::Accepted(accepted), asked]).await;
     let owed = row.at + Duration::from_secs(2);
