@@ -1,7 +1,7 @@
 //! The journal as an outbox: in the order of commits, behind a cursor, at least once.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -9,7 +9,7 @@ use souk_persistence::databases::{Place, places};
 use souk_persistence::journal::StoredRow;
 use souk_persistence::migrate::Service;
 use souk_persistence::relay::{
-    Message, Outbox, Page, Publisher, Relay, RelaySettings, Told, Tongue, Undelivered,
+    Message, Outbox, OutboxError, Page, Publisher, Relay, RelaySettings, Told, Tongue, Undelivered,
 };
 use sqlx::{Connection, PgConnection, Row as _};
 use uuid::Uuid;
@@ -80,7 +80,19 @@ async fn rows_come_in_the_order_of_commits_and_none_before_one_that_may_yet_come
         "it has not begun, and looking does not begin it"
     );
     assert!(new.read(&[KIND], 10).await.expect("reads").standing.is_ahead);
-    assert!(new.end().await.expect("ends") && !new.end().await.expect("ends"));
+    assert!(matches!(new.end().await, Err(OutboxError::InUse)), "another reads, and would begin anew");
+    outbox.close();
+    let begun = Instant::now();
+    let ended = loop {
+        match new.end().await {
+            // The server has yet to see that it has gone.
+            Err(OutboxError::InUse) if begun.elapsed() < Duration::from_secs(20) => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            ended => break ended,
+        }
+    };
+    assert!(ended.expect("ends") && !new.end().await.expect("ends"));
     outbox.reset().await.expect("resets");
     let mut again = read(&outbox.read(&[KIND], 10).await.expect("reads"));
     assert!(again.windows(2).all(|pair| pair[0].0 != pair[1].0 || pair[0].1 < pair[1].1), "{again:?}");
