@@ -216,6 +216,8 @@ impl Abroad {
                 }
             }
             tokio::select! {
+                // Not by chance: a seed is one play.
+                biased;
                 _ = errands.next(), if !errands.is_empty() => {}
                 () = tokio::time::sleep(Duration::from_millis(20)) => {}
             }
